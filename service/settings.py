@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from connectors.settings import SharedSettings, open_storage
 from connectors.storage import Storage
+from ledger.db import IDLE_LIMIT
 
 
 class Settings(SharedSettings):
@@ -43,9 +44,8 @@ class Settings(SharedSettings):
         default=30,
         gt=0,
         validation_alias="EXPUNGE_STATEMENT_SECONDS",
-        description="How long a statement of a call may take before the call gets 503; an open transaction may wait as long, and "
-        "30 seconds at most. "
-        "Lists and uploads of millions of samples may take half an hour.",
+        description="How long a statement of a call may take before the call gets 503. An open transaction may wait as long, and "
+        f"{IDLE_LIMIT:g} seconds at most. Lists and uploads of millions of samples may take half an hour.",
     )
     rate_limit: str | None = Field(
         default=None,

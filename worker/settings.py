@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings
 
 from connectors.settings import FROM_ENVIRONMENT, SharedSettings, StorageLocation, open_storage
 from connectors.storage import Storage
+from ledger.db import IDLE_LIMIT
 from ledger.states import Phase
 from worker.failures import NoGpu
 
@@ -113,8 +114,8 @@ class Settings(ProcessSettings, SharedSettings):
         default=300,
         gt=0,
         validation_alias="EXPUNGE_WORKER_STATEMENT_SECONDS",
-        description="How long a statement of a worker or the beat may take before it is given up and tried again; an open "
-        "transaction may wait 30 seconds at most. Statements over all samples of a job may take half an hour.",
+        description="How long a statement of a worker or the beat may take before it is given up and tried again. An open "
+        f"transaction may wait {IDLE_LIMIT:g} seconds at most. Statements over all samples of a job may take half an hour.",
     )
     lease_seconds: float = Field(
         default=45,

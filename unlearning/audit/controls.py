@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import SampleSet, dealt
 
 Places = NDArray[np.int64]
 """Positions of samples in their set."""
@@ -62,14 +62,9 @@ def draw_by_class(
 
 
 def _deal(places: Places, size: int, rng: np.random.Generator, *, sets: int) -> list[Places]:
-    """Deal sets of `size` places, (size,) each, shuffled; once too few are left, the others are shuffled again and follow them."""
-    left, found = rng.permutation(places), []
-    for _ in range(sets):
-        if len(left) < size:
-            left = np.concatenate([left, rng.permutation(np.setdiff1d(places, left))])
-        found.append(left[:size])
-        left = left[size:]
-    return found
+    """Deal out sets of `size` places, (size,) each."""
+    found = itertools.islice(dealt(lambda: rng.permutation(places).tolist(), size), sets)
+    return [np.array(each, dtype=np.int64) for each in found]
 
 
 def overlap(sets: Sequence[Places]) -> float:

@@ -185,7 +185,7 @@ def membership_margin(pairing: Pairing, thresholds: Thresholds) -> float:
 
 
 def membership_power(pairing: Pairing, thresholds: Thresholds) -> float:
-    """Compute the chance that an attack passes a model that never saw the samples: that its AUC's interval is within the margin.
+    """Compute how likely, 0 to 1, an attack passes a model that never saw the samples: its AUC's interval is within the margin.
 
     By the normal approximation of the AUC under the null [ours]. That several attacks pass is less likely, so it is an upper bound.
     """

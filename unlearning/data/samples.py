@@ -266,3 +266,18 @@ def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple
         raise InvalidWorkload(f"Parts of {sizes} need {sum(sizes)} samples; there are {len(samples)}.")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     return tuple(samples.take(part) for part in torch.split(order[: sum(sizes)], list(sizes)))
+
+
+def dealt(shuffle: Callable[[], Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Deal positions out like cards, without end: `size` distinct ones at a time, or all of them if there are fewer.
+
+    shuffle: gives all positions in a new random order. Each is dealt once before any is dealt again, so their numbers never differ
+    by more than one. Independent draws that use a sample twelve times on average use one in thirty six times or less.
+    """
+    left: list[int] = []
+    while True:
+        if len(left) < size:
+            order, kept = shuffle(), set(left)
+            left += [place for place in order if place not in kept] + [place for place in order if place in kept]
+        yield left[:size]
+        left = left[size:]

@@ -33,22 +33,6 @@ def run_schedule(
     return Outcome(steps=total, stopped_because="completed")
 
 
-def dealt(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Deal out the positions 0 to count − 1 without end, in batches (size,) of distinct ones; all of them if there are fewer.
-
-    Like cards: each is dealt once before any is dealt again, so their numbers never differ by more than one. Independent draws
-    that use a sample twelve times on average use one in thirty six times or less.
-    """
-    left = torch.empty(0, dtype=torch.int64)
-    while True:
-        if len(left) < size:
-            order = torch.randperm(count, generator=generator)
-            again = torch.isin(order, left)
-            left = torch.cat([left, order[~again], order[again]])
-        yield left[:size]
-        left = left[size:]
-
-
 def mean_loss(task: Task, batch: Batch) -> Loss:
     """Return the objective's mean loss of a batch as a function of the forward pass."""
     return lambda forward: task.objective.for_step().losses(forward, batch).mean()

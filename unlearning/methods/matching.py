@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from unlearning.data.batches import Batch
+from unlearning.data.samples import dealt
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
-from unlearning.methods.fixed_schedule import dealt, run_schedule
+from unlearning.methods.fixed_schedule import run_schedule
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Steps
@@ -44,8 +45,9 @@ def matching(spec: Matching, task: Task) -> Steps:
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
-        batches = dealt(len(task.forget), spec.batch_size, generator)
-        for number, index in zip(range(spec.steps), batches, strict=False):
+        batches = dealt(lambda: torch.randperm(len(task.forget), generator=generator).tolist(), spec.batch_size)
+        for number, places in zip(range(spec.steps), batches, strict=False):
+            index = torch.tensor(places)
             remain = task.remain.draw(spec.batch_size, generator)
             yield partial(_step, spec, task, optimiser, aims, index, remain, left=spec.steps - number)
 

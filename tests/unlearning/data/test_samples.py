@@ -1,5 +1,7 @@
 import dataclasses
 from collections import UserDict
+from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch.utils.data
 
 from tests.unlearning.small import samples
 from unlearning.data.batches import Batch, joined_batch
-from unlearning.data.samples import SampleSet, joined, partition
+from unlearning.data.samples import SampleSet, dealt, joined, partition
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 GIVEN = samples(50, seed=1)
@@ -165,3 +167,24 @@ def test_batches_whose_samples_are_built_otherwise_cannot_be_joined(other: objec
     one = Batch({"x": torch.zeros(2, 3), "y": torch.zeros(2)}, torch.zeros(2))
     with pytest.raises(UnsupportedWorkload, match=found):
         joined_batch(one, Batch(other, torch.zeros(2)))
+
+
+def shuffled(count: int, seed: int = 0) -> Callable[[], list[int]]:
+    of = generator(seed)
+    return lambda: torch.randperm(count, generator=of).tolist()
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 10), (7, 5), (3, 8), (1, 1), (300, 64)])
+def test_positions_are_dealt_like_cards(count: int, size: int) -> None:
+    used = torch.zeros(count, dtype=torch.int64)
+    for places in islice(dealt(shuffled(count), size), 200):
+        assert len(places) == min(count, size) == len(set(places))
+        used[places] += 1
+        assert int(used.max() - used.min()) <= 1
+    assert int(used.sum()) == 200 * min(count, size)
+
+
+def test_every_round_is_shuffled_anew() -> None:
+    rounds = list(islice(dealt(shuffled(12, seed=1), 12), 3))
+    assert len(set(map(tuple, rounds))) == 3
+    assert rounds == list(islice(dealt(shuffled(12, seed=1), 12), 3))
