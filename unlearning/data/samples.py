@@ -271,8 +271,8 @@ def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple
 def dealt(shuffle: Callable[[], Sequence[int]], size: int) -> Iterator[list[int]]:
     """Deal positions out like cards, without end: `size` distinct ones at a time, or all of them if there are fewer.
 
-    shuffle: gives all positions in a new random order. Each is dealt once before any is dealt again, so their numbers never differ
-    by more than one. Independent draws that use a sample twelve times on average use one in thirty six times or less.
+    shuffle: gives all positions in a new random order. Each is dealt once before any is dealt again, so the numbers of times that
+    two were dealt never differ by more than one. Independent draws would use some samples far less often than others.
     """
     left: list[int] = []
     while True:

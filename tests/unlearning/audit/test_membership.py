@@ -24,6 +24,7 @@ from unlearning.audit.membership import (
     tpr_at,
 )
 from unlearning.audit.signals import Signals, signals
+from unlearning.audit.verdict import LEAST_POWER
 from unlearning.specs.audit import AuditSpec, Thresholds
 
 Scores = tuple[np.ndarray, np.ndarray]
@@ -154,6 +155,16 @@ def test_the_power_is_how_often_a_model_that_never_saw_the_samples_passes(n: int
 def test_the_power_is_0_where_no_interval_fits() -> None:
     assert membership_power(pairing(5, 500), Thresholds()) == 0
     assert membership_power(pairing(1, 1), Thresholds()) == 0
+
+
+def test_some_50_samples_are_enough_and_30_pass_in_one_audit_of_six() -> None:
+    """What docs/methods.md and decision 19 say, beside 500 held-out samples as of the digits."""
+    assert membership_power(pairing(30, 500), Thresholds()) == pytest.approx(1 / 6, abs=0.02)
+    assert (
+        membership_power(pairing(49, 500), Thresholds())
+        < LEAST_POWER
+        <= membership_power(pairing(50, 500), Thresholds())
+    )
 
 
 def test_a_shift_in_either_direction_leaves_one_half() -> None:
