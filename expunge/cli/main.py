@@ -114,8 +114,8 @@ def demo(
 ) -> None:
     """Show two unlearning requests on real handwritten digits, with their reports. Takes about three minutes.
 
-    Trains the models, starts the service, submits a request with LTU and one with IEU, compares the results with retrained
-    models, and stops everything. Ctrl-C stops it at any time.
+    Trains the models, starts the service, submits a request with IEU and one under the model's policy, compares the results
+    with retrained models, and stops everything. Ctrl-C stops it at any time.
     """
     from expunge.demo import main as demonstration
 

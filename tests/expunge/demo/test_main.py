@@ -34,8 +34,8 @@ def test_the_two_requests_forget_different_samples_which_the_plan_determines() -
     ids = [f"digit-{i}" for i in range(3000)]
     chosen = choose_forget_sets(ids, Plan())
     assert chosen == choose_forget_sets(ids, Plan())
-    assert (len(chosen.first), len(chosen.second)) == (150, 10)
-    assert len(set(chosen.both)) == 160
+    assert (len(chosen.first), len(chosen.second)) == (300, 10)
+    assert len(set(chosen.both)) == 310
 
 
 @pytest.mark.end_to_end
