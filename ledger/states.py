@@ -44,6 +44,8 @@ class Phase(StrEnum):
     DONE = "done"
 
 
+AUDIT_PHASES = (Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
+
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 """What is timed, one after the other."""
 

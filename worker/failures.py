@@ -7,6 +7,7 @@ WorkerError
 │   │   ├── WorkloadFailed        its factory raised, or did not return a workload
 │   │   └── SamplesMissing        it lacks samples that it was registered with
 │   ├── MethodFailed            the method's or the model's: it raises an error that would come again
+│   ├── ResumedMethodFailed     it does so after going on from a checkpoint, in which the cause may lie
 │   ├── NoSigningKey            the operator's: results are to be signed, and no key is usable
 │   ├── AuditFailed             the methods': the policy's last one, which is not exact, failed its audit
 │   └── NoGpu                   transient: the worker is to use a GPU, and there is none now
@@ -86,6 +87,13 @@ class MethodFailed(JobError):
     """A method raised an error that would come again, or left a model that is not finite."""
 
     reason = Reason.METHOD_FAILED
+
+
+class ResumedMethodFailed(JobError):
+    """A method that went on from a checkpoint raised an error that would come again. The next try begins without the checkpoint."""
+
+    reason = Reason.UNEXPECTED
+    retry = True
 
 
 class NoSigningKey(JobError):

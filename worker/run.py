@@ -18,7 +18,7 @@ from ledger.errors import JobCancelled, StaleClaim, WrongSampleKey
 from ledger.jobs import claims, results
 from ledger.jobs.claims import Claim
 from ledger.sample_key import check_sample_key
-from ledger.states import Escalation, Phase, Reason, Verdict
+from ledger.states import AUDIT_PHASES, Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import EXACT
@@ -31,6 +31,7 @@ from worker.failures import (
     Failure,
     GpuLost,
     MethodFailed,
+    ResumedMethodFailed,
     ShuttingDown,
     as_method_failure,
     classify,
@@ -46,7 +47,6 @@ from worker.watchdog import ProgressNotes
 
 logger = logging.getLogger(__name__)
 
-AUDIT_PHASES = (Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
 
 NO_AUDIT = (
     "The audit could not be made, and nothing is published without one. Mend the cause and retry the job. Or train the model again "
@@ -155,6 +155,7 @@ def run_method_of_policy(
     the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown. launch: of the
     ranks; None to run in this process.
     Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains; after an error of the audit with a way without it.
+    Raises ResumedMethodFailed instead if the attempt went on from a checkpoint, in which the cause may lie.
     """
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
@@ -168,9 +169,11 @@ def run_method_of_policy(
         return None
     except Exception as error:
         failed = as_method_failure(error, owned=owned, ids=reporter.private_ids)
-        if failed is None or reporter.resumed:  # the cause may lie in the checkpoint, which a further try does without
+        if failed is None:
             raise
         detail = f"{claim.method['kind']}, phase {reporter.phase}: {failed}"
+        if reporter.resumed:
+            raise ResumedMethodFailed(detail) from error
         in_audit = reporter.phase in AUDIT_PHASES
         if not fallbacks or (in_audit and str(failed) in reporter.audit_errors):
             raise MethodFailed(f"{detail} {NO_AUDIT}" if in_audit else detail) from error

@@ -13,12 +13,17 @@ from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.estimates import method_seconds
 from ledger.jobs.transitions import advance_job
-from ledger.states import AttemptOutcome, JobState, Phase, Reason
+from ledger.states import AUDIT_PHASES, AttemptOutcome, JobState, Phase, Reason
 from ledger.tables import Attempt, Job
 from report.formatting import duration
 
-FALLBACK_REASONS = frozenset({Reason.OUT_OF_MEMORY, Reason.STALLED})
-"""The failures after which, when no try of a method is left, the next method may fare better: it needs other memory and time."""
+FALLBACK_PHASES = {
+    Reason.OUT_OF_MEMORY: tuple(Phase),
+    Reason.STALLED: (Phase.UNLEARN,),
+    Reason.UNEXPECTED: (Phase.UNLEARN, *AUDIT_PHASES),
+}
+"""The failures after which, when no try of a method is left, the next method may fare better, and the phases in which it may: it
+needs other memory and time, and runs other code, but every method loads and publishes the same."""
 
 ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
 """Failures that are tried once more and no oftener while a method gets no further: they seldom pass."""
@@ -53,7 +58,7 @@ def finish_attempt(
     """End the current attempt at a locked job, and move the job.
 
     It is cancelled if that was requested, and goes back to the queue while tries are left, or with the next method of its policy
-    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made; of the failures in
+    after a failure in FALLBACK_PHASES. Otherwise it fails. `max_tries` None means that no further try is made; of the failures in
     ONCE_MORE the second of a kind is the last, whatever else ended the tries between. first_wait: how long the job waits before its
     first retry; the waits grow while it gets no further.
     """
@@ -71,8 +76,7 @@ def finish_attempt(
         requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries, wait=wait)
         return
     following = job.policy[job.policy_index + 1 :]
-    unlearning = reason is not Reason.STALLED or job.phase == Phase.UNLEARN
-    if following and max_tries is not None and reason in FALLBACK_REASONS and unlearning:
+    if following and max_tries is not None and reason in FALLBACK_PHASES and job.phase in FALLBACK_PHASES[reason]:
         start_fallback(session, job, why=detail or str(reason))
         requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=0)
         return

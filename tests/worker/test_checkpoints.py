@@ -27,6 +27,7 @@ from tests.fixtures.s3 import BUCKET, S3
 from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning import files as written_files
+from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
@@ -35,7 +36,7 @@ from unlearning.task import Task
 from unlearning.training.run import TrainingRun
 from worker import attempt
 from worker.cleanup import delete_finished_checkpoints, folder_of
-from worker.failures import AuditFailed
+from worker.failures import AuditFailed, MethodFailed
 
 STEPS = 12
 METHOD = {"kind": "gradient_ascent", "steps": STEPS, "stop": {"check_every": STEPS}}
@@ -181,6 +182,45 @@ def test_a_killed_workers_job_goes_on_with_the_next_step_and_ends_in_the_same_we
     assert outcomes(eager, job_id) == [AttemptOutcome.EXPIRED, AttemptOutcome.FAILED]
     assert events(eager, job_id, "job.resumed") == [{"attempt": 2, "of": 1, "step": 7, "total": STEPS}]
     assert forgotten == [reference.weights()]
+
+
+@pytest.mark.parametrize("error", [NotFinite("The weights are NaN."), MethodFailed("A rank's."), ValueError("Odd.")])
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_method_that_fails_after_going_on_from_a_checkpoint_begins_anew_and_then_gives_way_to_the_next(
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kills: int,
+) -> None:
+    """Also if it is killed once more on the way: each kill costs a run, and none of them the fallback."""
+    bench = make_bench(policy=[METHOD, {"kind": "retrain"}], checkpoint_seconds=0, retry_seconds=0, max_attempts=9)
+    kill_next, began = [True], list[tuple[str, bool]]()
+
+    def failing(spec: Spec, task: Task) -> Steps:
+        began.append((spec.kind, bool(task.state.resumed)))
+        if spec.kind == "retrain":
+            raise AuditFailed("Not judged here.")
+        for taken, step in enumerate(unlearn(spec, task), 1):
+            yield step
+            if taken == 3:
+                raise Killed if kill_next and kill_next.pop() else error
+
+    monkeypatch.setattr(attempt, "unlearn", failing)
+    job_id = bench.submit(training_ids[:20])
+    run_killed(bench, job_id)
+    assert bench.run(job_id)  # it goes on, and fails
+    if kills == 2:
+        kill_next.append(True)
+        run_killed(bench, job_id)
+        assert bench.run(job_id)
+    while bench.job(job_id).state is JobState.QUEUED:
+        assert bench.run(job_id)
+
+    method = METHOD["kind"]
+    anew, resumed = (method, False), (method, True)
+    assert began == [*[anew, resumed] * kills, anew, ("retrain", False)]
+    assert bench.job(job_id).detail == "Not judged here."
 
 
 @pytest.mark.slow

@@ -227,6 +227,9 @@ def test_a_failure_that_seldom_passes_is_tried_once_more_whatever_ended_the_trie
         (Reason.OUT_OF_MEMORY, Phase.UNLEARN, True),
         (Reason.STALLED, Phase.UNLEARN, True),
         (Reason.STALLED, Phase.LOAD, False),  # every method loads the same
+        (Reason.UNEXPECTED, Phase.UNLEARN, True),
+        (Reason.UNEXPECTED, Phase.AUDIT_RELEARN, True),
+        (Reason.UNEXPECTED, Phase.PUBLISH, False),
         (Reason.DISK_FULL, Phase.UNLEARN, False),
     ],
 )
