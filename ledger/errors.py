@@ -183,6 +183,10 @@ class ModelBusy(Conflict):
     """A job of the model is running or awaits approval, so its served version cannot be changed."""
 
 
+class ErasedMeanwhile(Conflict):
+    """Samples of the model were erased that its new reference predictions still have rows of."""
+
+
 class SamplesErased(Conflict):
     """The version knows samples that were erased, so it cannot be served or registered."""
 

@@ -55,7 +55,7 @@ def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) ->
 
 
 def delete_outdated_files(storage: Storage, sessions: sessionmaker[Session]) -> None:
-    """Delete the files that approved versions have replaced: they know people who were erased."""
+    """Delete the files that versions have replaced: they know people who were erased."""
     with sessions.begin() as session:
         outdated = list_outdated(session)
         needed = needed_files(session) if outdated else set()

@@ -172,7 +172,7 @@ def _load_references(
         content = read_file(path, claim.references.sha256)
         references = from_bytes(content)
         forget = keys(split.forget)
-        remaining = references.without(set(forget))
+        remaining = references.without({*forget, *claim.erased})
         aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
         near = references.near_copies
         copies = find_copies(split.forget, split.remain, held_out=held_out.audit, within=near)

@@ -8,15 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 from connectors.model_signing import ModelSigner
-from connectors.storage import StorageError, delete_all
-from ledger.db import now
+from connectors.storage import StorageError
+from ledger.db import DATABASE_AWAY, now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
-from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples, commit_subjects
@@ -24,12 +23,13 @@ from report.document import Document, write
 from report.sheet import Sheet, to_pictures
 from report.sheet import to_bytes as sheet_to_bytes
 from unlearning.data.references import to_bytes
+from unlearning.steps import Progress
 from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
-from worker.cleanup import SHEETS
+from worker.cleanup import SHEETS, delete_outdated_files
 from worker.inputs import JobInputs
 from worker.lease import fenced
-from worker.progress import ProgressReporter, attempt_timings, stage
+from worker.progress import ProgressReporter, attempt_timings, report_progress, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
 from worker.signing import Signer, remember_signed, sign_head, sign_statement
@@ -75,7 +75,6 @@ def publish(
         signature = None if model_signer is None else model_signer.sign(made.name, made.weights_after_sha256)
     with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
         started = time.monotonic()
-        outdated = outdated_files(claim, prepared)
         results.publish(
             session,
             claim,
@@ -90,7 +89,6 @@ def publish(
             checkpoints=prepared.checkpoints,
             signature=signature,
         )
-        unneeded = outdated - needed_files(session) if outdated else outdated
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)
         results.record_publication_time(session, claim, time.monotonic() - started)
@@ -98,9 +96,9 @@ def publish(
         remember_signed(folder, head)
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
-        delete_all(settings.files.delete, unneeded)  # After a crash in between, the next purge deletes them.
-    except StorageError as error:
-        logger.warning("job %s is published; the next purge deletes what could not be deleted: %s", claim.job_id, error)
+        delete_outdated_files(settings.files, reporter.sessions)
+    except (StorageError, *DATABASE_AWAY) as error:
+        logger.warning("job %s is published; what it made outdated is deleted later: %s", claim.job_id, error)
 
 
 def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) -> None:
@@ -117,23 +115,15 @@ def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) ->
         logger.warning("report %s has no sheet for the operator: %s", report_id, error)
 
 
-def outdated_files(claim: Claim, prepared: PreparedResult) -> set[str]:
-    """List the files of the model that know the erased samples: reference predictions, and weights after slices of its training."""
-    found: set[str] = set()
-    if claim.references is not None and prepared.references not in (None, claim.references):
-        found.add(claim.references.path)
-    if prepared.checkpoints is not None:
-        kept = {entry["path"] for entry in prepared.checkpoints}
-        found |= {entry["path"] for entry in claim.details.get(CHECKPOINTS, ())} - kept
-    return found
-
-
 def prepare(
     reporter: ProgressReporter, inputs: JobInputs, result: AttemptResult, *, settings: Settings
 ) -> PreparedResult:
     """Write the weights and the report. Raises InvalidReport, and OSError if the disk is full."""
     claim = reporter.monitor.claim
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
+    report_progress(reporter, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
+    references = _write_references(inputs, settings)
+    report_progress(reporter, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
     report = build_report(
@@ -152,7 +142,7 @@ def prepare(
         document=write(report),
         commitment=commitment.seal(key),
         people=None if people is None else people.seal(key),
-        references=_write_references(inputs, settings),
+        references=references,
         checkpoints=_remaining_checkpoints(claim, inputs, result),
     )
 
@@ -198,6 +188,6 @@ def read_background(reporter: ProgressReporter) -> Background:
     with reporter.sessions.begin() as session:
         return Background(
             attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
-            timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
+            timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id, limit=None),
             now=now(session),
         )

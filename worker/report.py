@@ -6,6 +6,7 @@ This is the one place where the library's types meet the report's.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from report.document import (
     faults,
 )
 from report.evidence import VerdictValue
+from report.formatting import plural
 from unlearning.audit import extraction
 from unlearning.audit.causes import likely_causes
 from unlearning.audit.findings import Findings, Membership
@@ -120,9 +122,7 @@ def build_report(
             asked=asked(claim, manifest_root=manifest_root, subjects_root=subjects_root),
             model=model(claim, inputs, result, weights_sha256=weights_sha256),
             method=method(claim, result, background),
-            timeline=tuple(
-                TimelineEvent(at=event.at, kind=event.kind, text=event.text) for event in background.timeline
-            ),
+            timeline=timeline(background.timeline),
             thresholds=thresholds(result.findings),
             verdict=verdict(result.findings.verdict),
             exactness=exactness(claim, inputs, result),
@@ -133,6 +133,23 @@ def build_report(
         )
     except ValidationError as error:
         raise InvalidReport(faults(error)) from error
+
+
+SHOWN_JOINS = 10
+"""How many requests that join one after the other the timeline names each by itself."""
+
+
+def timeline(events: Sequence[resources.Event]) -> tuple[TimelineEvent, ...]:
+    """Write the job's events. Many requests that join one after the other are the first one and the number of the others."""
+    written: list[TimelineEvent] = []
+    for kind, group in groupby(events, key=lambda event: event.kind):
+        run = list(group)
+        shown = run if kind != "job.joined" or len(run) <= SHOWN_JOINS else run[:1]
+        written += [TimelineEvent(at=event.at, kind=event.kind, text=event.text) for event in shown]
+        if len(shown) < len(run):
+            text = f"By now, {plural(len(run) - 1, 'more request')} joined."
+            written.append(TimelineEvent(at=run[-1].at, kind=kind, text=text))
+    return tuple(written)
 
 
 def asked(claim: Claim, *, manifest_root: str, subjects_root: str | None) -> Asked:

@@ -158,10 +158,10 @@ class Settings(ProcessSettings, SharedSettings):
         description="The same for the time between two steps of an audit. One is a pass over all sets.",
     )
     stall_publish_seconds: float = Field(
-        default=900,
+        default=3600,
         gt=0,
         validation_alias="EXPUNGE_STALL_PUBLISH_SECONDS",
-        description="The same for the report, and for the publication.",
+        description="The same for each file of a result, which is uploaded and read back, and for the publication.",
     )
     cancel_seconds: float = Field(
         default=60,

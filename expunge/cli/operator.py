@@ -1,6 +1,7 @@
 """The operator's commands. They run code that the operator names and write to the database; none goes over HTTP."""
 
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -337,7 +338,7 @@ def references(
 
     deployment = find_deployment(data_dir)
 
-    from expunge.operator.references import prepare_model  # only now: it imports torch
+    from expunge.operator.references import IDLE_POLL_SECONDS, prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
     from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
@@ -365,6 +366,13 @@ def references(
         return agreed
 
     task = display.add_task("Training reference models", total=plan.trainings)
+    waited_for = set[str]()
+
+    def wait(why: str) -> None:
+        if why not in waited_for:
+            notes.print(why, highlight=False, markup=False)
+        waited_for.add(why)
+        time.sleep(IDLE_POLL_SECONDS)
 
     try:
         made = prepare_model(
@@ -377,6 +385,7 @@ def references(
             launch=plan_processes(processes, CannotPrepare),
             agree=agree,
             show=lambda progress: show_references(display, task, progress),
+            wait=wait,
         )
     finally:
         display.stop()

@@ -2,10 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import torch
 from torch import nn
@@ -14,10 +16,10 @@ from expunge.errors import CannotPrepare, ExpungeError
 from expunge.operator.deployment import Deployment, open_ledger
 from expunge.operator.registration import default_policies
 from expunge.operator.workloads import as_owners_error, choose_device, processes, without_samples
-from ledger.errors import Refused
+from ledger.errors import ErasedMeanwhile, ModelBusy, Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model
-from ledger.registry.references import ReferenceFile, list_erased, register_references
+from ledger.registry.references import DefaultPolicies, ReferenceFile, list_erased, register_references
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import ReferenceSignals, power_by_size, samples_needed, signals_by_reference
 from unlearning.data.references import References, to_bytes
@@ -41,6 +43,9 @@ from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.ranks import Launch
 from worker.settings import allow_list
+
+IDLE_POLL_SECONDS = 2.0
+"""How long a preparation waits before it looks again whether a job still holds the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,14 +121,16 @@ def prepare_model(
     launch: Launch | None = None,
     agree: Callable[[PreparationCost], bool] = lambda cost: True,
     show: Callable[[Progress], None] = lambda progress: None,
+    wait: Callable[[str], None] = lambda why: time.sleep(IDLE_POLL_SECONDS),
 ) -> Prepared | None:
     """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
 
     prepared: the folder of `expunge train --references`; what was trained there is not trained again, and is deleted at the end.
     Nothing else in the folder is touched. launch: how several processes are started that train; None to train in this one.
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
-    goes on from its last finished model. Samples that the model has unlearned are left out. Raises CannotPrepare with the reason,
-    and OSError if the storage cannot be written.
+    goes on from its last finished model. Samples that the model has unlearned are left out, also those of jobs that end meanwhile.
+    wait: called again and again with the reason while a job holds the model, before the predictions are registered.
+    Raises CannotPrepare with the reason, and OSError if the storage cannot be written.
     """
     try:
         with open_ledger(deployment) as session:
@@ -168,26 +175,64 @@ def prepare_model(
         references = replace(references, details={**references.details, "seconds": seconds})
         thresholds = AuditSpec().thresholds
         power = measure_power(served, workload, references, key=key, thresholds=thresholds)
-        stored, sha256 = deployment.files.put(to_bytes(references))
-        with open_ledger(deployment) as session:
-            register_references(
-                session,
-                tenant_id=owner,
-                model=name,
-                file=ReferenceFile(sha256=sha256, path=stored),
-                details={
-                    **references.details,
-                    "power_by_size": power,
-                    "samples_needed": samples_needed(power, thresholds),
-                },
-                defaults=default_policies(workload),
-            )
+        details = {**references.details, "power_by_size": power, "samples_needed": samples_needed(power, thresholds)}
+        stored, rows = register_when_idle(
+            deployment,
+            references,
+            tenant_id=owner,
+            model=name,
+            details=details,
+            defaults=default_policies(workload),
+            wait=wait,
+        )
         # Only now: a full disk at the last moment must not cost the trainings. `prepared` is the operator's own folder.
         for done in (preparation_folder(workload, plan, seed=seed, folder=folder), own):
             shutil.rmtree(done, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
-    return Prepared(path=stored, samples=len(references), seconds=seconds)
+    return Prepared(path=stored, samples=rows, seconds=seconds)
+
+
+def register_when_idle(
+    deployment: Deployment,
+    references: References,
+    *,
+    tenant_id: UUID,
+    model: str,
+    details: Mapping[str, Any],
+    defaults: DefaultPolicies,
+    wait: Callable[[str], None],
+) -> tuple[str, int]:
+    """Store and register the predictions without rows of samples that were erased meanwhile; return the file's name and its rows.
+
+    While a job holds the model, which may erase more, `wait` is called with the reason, again and again.
+    """
+    superseded = None
+    while True:
+        with open_ledger(deployment) as session:
+            erased = list_erased(session, tenant_id=tenant_id, model=model)
+        kept = references.without(set(erased))
+        stored, sha256 = deployment.files.put(to_bytes(kept))
+        if superseded not in (None, stored):
+            deployment.files.delete(superseded)
+        try:
+            with open_ledger(deployment) as session:
+                register_references(
+                    session,
+                    tenant_id=tenant_id,
+                    model=model,
+                    file=ReferenceFile(sha256=sha256, path=stored),
+                    details=details,
+                    defaults=defaults,
+                    erased=erased,
+                )
+        except ErasedMeanwhile:
+            superseded = stored
+        except ModelBusy as busy:
+            superseded = stored
+            wait(f"{busy}. The references are registered then.")
+        else:
+            return stored, len(kept)
 
 
 def measure_power(

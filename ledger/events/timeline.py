@@ -188,9 +188,9 @@ def _plain(value: object) -> object:
 
 
 def list_job_events(
-    session: Session, *, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int = 1000
+    session: Session, *, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int | None = 1000
 ) -> list[resources.Event]:
-    """A job's timeline, oldest first, after the event `after`. Raises UnknownJob."""
+    """A job's timeline, oldest first, after the event `after`. limit: None for all of it. Raises UnknownJob."""
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)) is None:
         raise UnknownJob(f"there is no job {job_id}")
     return _timeline(session, Event.job_id == job_id, after=after, limit=limit)
@@ -216,7 +216,7 @@ def list_model_events(
     return _timeline(session, Event.model_id == model_id, after=after, limit=limit)
 
 
-def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: int) -> list[resources.Event]:
+def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: int | None) -> list[resources.Event]:
     chosen = select(Event).where(of, Event.id > after).order_by(Event.id).limit(limit)
     return [_to_event(event) for event in session.scalars(chosen)]
 

@@ -14,7 +14,7 @@ from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
 from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.held_files import CleanFiles, hold_files, use_files
+from ledger.registry.held_files import CleanFiles, hold_files, release_files
 from ledger.registry.lineage import record_erasure, set_served
 from ledger.registry.references import ReferenceFile
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
@@ -97,9 +97,9 @@ def publish(
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
+    hold_files(version, model, files)
     lost_too_much = utility_drop > model.approve_utility_drop
     if model.approve_versions or lost_too_much:
-        hold_files(version, model, files)
         advance_job(
             session,
             job.id,
@@ -115,7 +115,7 @@ def publish(
             checkpoint=None,
         )
     else:
-        use_files(session, model, files)
+        release_files(session, version)
         complete_job(session, job, version, data)
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)

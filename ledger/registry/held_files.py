@@ -1,6 +1,7 @@
-"""Files that a version which awaits approval will make outdated: they become the model's with the version, and not before.
+"""Files that a version makes outdated: its own become the model's with it, and not before, and what they replace is deleted.
 
-A refused version leaves the model as it was, with its reference predictions and the weights after slices of its training.
+A version that awaits approval holds them. A refused one leaves the model as it was, with its reference predictions and the weights
+after slices of its training.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -31,16 +32,8 @@ class CleanFiles:
     checkpoints: Sequence[Mapping[str, Any]] | None
 
 
-def use_files(session: Session, model: Model, files: CleanFiles) -> None:
-    """Make the files the model's."""
-    if files.references is not None:
-        replace_references(session, model.id, old=files.references[0], new=files.references[1])
-    if files.checkpoints is not None:
-        set_checkpoints(model, files.checkpoints)
-
-
 def hold_files(version: ModelVersion, model: Model, files: CleanFiles) -> None:
-    """Note beside a version that awaits approval which files become the model's with it."""
+    """Note beside a version which files become the model's with it."""
     held: dict[str, Any] = {}
     if files.checkpoints is not None:
         held[CHECKPOINTS] = [model.details.get(CHECKPOINTS, []), [dict(entry) for entry in files.checkpoints]]
@@ -67,7 +60,7 @@ def held_references(version: ModelVersion) -> ReferenceFile:
 
 
 def release_files(session: Session, version: ModelVersion) -> None:
-    """Make the held files of an approved version the model's, unless others came in between, and note what to delete.
+    """Make the held files of a version that is to be served the model's, unless others came in between, and note what to delete.
 
     The caller must hold the lock of the model's row.
     """
@@ -75,16 +68,16 @@ def release_files(session: Session, version: ModelVersion) -> None:
     if not held:
         return
     model = session.get_one(Model, version.model_id)
-    references, outdated = None, set[str]()
+    outdated = set[str]()
     if REFERENCES in held:
         old, new = (ReferenceFile(**file) for file in held[REFERENCES])
-        references, outdated = (old, new), {old.path} - {new.path}
-    before, checkpoints = held.get(CHECKPOINTS, (None, None))
-    if before is not None:
+        replace_references(session, model.id, old=old, new=new)
+        outdated |= {old.path} - {new.path}
+    if CHECKPOINTS in held:
+        before, checkpoints = held[CHECKPOINTS]
+        if model.details.get(CHECKPOINTS, []) == before:
+            set_checkpoints(model, checkpoints)
         outdated |= {entry["path"] for entry in before} - {entry["path"] for entry in checkpoints}
-        if model.details.get(CHECKPOINTS, []) != before:
-            checkpoints = None
-    use_files(session, model, CleanFiles(references=references, checkpoints=checkpoints))
     version.held_files = {OUTDATED: sorted(outdated)} if outdated else None
 
 
@@ -103,7 +96,7 @@ def held_paths(session: Session) -> set[str]:
 
 
 def list_outdated(session: Session) -> dict[UUID, list[str]]:
-    """List the files that approved versions have made outdated and that are not deleted yet, by the version."""
+    """List the files that versions have made outdated and that are not deleted yet, by the version."""
     chosen = select(ModelVersion.id, ModelVersion.held_files[OUTDATED])
     return dict(session.execute(chosen.where(ModelVersion.held_files.has_key(OUTDATED))).all())
 

@@ -9,11 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import AlreadyRegistered, UnknownModel
+from ledger.errors import AlreadyRegistered, ModelBusy, UnknownModel
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, find_dataset, insert_digests
 from ledger.states import Escalation, VersionKind
-from ledger.tables import Dataset, Model, ModelVersion, Report
+from ledger.tables import Dataset, Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
 
@@ -120,6 +120,15 @@ def lock_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
     if model is None:
         raise UnknownModel(f"there is no model named {name!r}")
+    return model
+
+
+def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    """Lock a tenant's model, which no job may hold. Raises UnknownModel, ModelBusy."""
+    model = lock_model(session, tenant_id=tenant_id, name=name)
+    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
+    if busy is not None:
+        raise ModelBusy(f"job {busy} of {name!r} is running or awaits approval; wait for its end, or cancel it")
     return model
 
 

@@ -1,6 +1,6 @@
 """The reference predictions of a model: which file holds them. The file itself is in the storage, named by its digest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.registry.models import lock_model
+from ledger.errors import ErasedMeanwhile
+from ledger.registry.models import lock_idle_model
 from ledger.tables import Model, ReferenceSet
 from ledger.tables.samples import erased_samples
 
@@ -44,13 +45,17 @@ def register_references(
     file: ReferenceFile,
     details: Mapping[str, Any],
     defaults: DefaultPolicies | None = None,
+    erased: Collection[bytes] = (),
 ) -> None:
     """Register a model's reference predictions, in place of earlier ones, and let its policy try what they make possible.
 
     A policy that ends in the default without references ends in that with them; in another one matching comes before what
-    approximates. details: how they were prepared. Raises UnknownModel.
+    approximates. details: how they were prepared. erased: digests of erased samples that the file has no rows of.
+    Raises UnknownModel, ModelBusy while a job may still erase samples that the file has rows of, and ErasedMeanwhile if one has.
     """
-    found = lock_model(session, tenant_id=tenant_id, name=model)
+    found = lock_idle_model(session, tenant_id=tenant_id, name=model)
+    if not list_erased(session, tenant_id=tenant_id, model=model) <= frozenset(erased):
+        raise ErasedMeanwhile(f"samples of {model!r} were erased while its references were prepared")
     values = {"sha256": file.sha256, "path": file.path, "details": dict(details)}
     made = insert(ReferenceSet).values(model_id=found.id, **values)
     session.execute(

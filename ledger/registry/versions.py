@@ -14,11 +14,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
+from ledger.errors import SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import find_served, get_model, lock_model, set_checkpoints, to_version
+from ledger.registry.models import find_served, get_model, lock_idle_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -114,15 +114,6 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         log_promotion(session, of, version)
     report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
     return to_version(of, version, report_id)
-
-
-def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
-    """Lock a tenant's model, which no job may hold. Raises UnknownModel, ModelBusy."""
-    model = lock_model(session, tenant_id=tenant_id, name=name)
-    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
-    if busy is not None:
-        raise ModelBusy(f"job {busy} of {name!r} is running or awaits approval; wait for its end, or cancel it")
-    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

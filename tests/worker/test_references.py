@@ -18,7 +18,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.approvals import approve, refuse, set_approvals
-from ledger.jobs.claims import claim
+from ledger.jobs.claims import Claim, claim, release_job
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, find_references
@@ -34,10 +34,15 @@ from unlearning.errors import ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
 from unlearning.training.references import PreparationCost
+from worker import publish as publishing
 from worker.cleanup import delete_outdated_files
 from worker.inputs import JobInputs, load_inputs, load_workload
 
 PLAN = ReferencePlan(epochs=1.0)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is written any more."""
 
 
 def place(bench: Bench) -> Deployment:
@@ -124,6 +129,59 @@ def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, .
 
     _, left = stored(bench)
     assert keys(training_ids[:40]).isdisjoint(left.keys)
+
+
+def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
+    make_bench: Callable[..., Bench], reference_models: Path, training_ids: tuple[str, ...]
+) -> None:
+    """A job that ends while the models are trained, and one that still runs at their end."""
+    bench = make_bench(policy=[{"kind": "retrain"}])
+    first, second = training_ids[:20], training_ids[20:40]
+    waited: list[str] = []
+    held: list[Claim] = []
+
+    def erase_and_hold(cost: object) -> bool:
+        assert bench.run(bench.submit(first))
+        job_id = bench.submit(second)
+        with bench.sessions.begin() as session:
+            taken = claim(session, job_id, worker="another", lease=timedelta(minutes=5))
+        assert taken is not None
+        held.append(taken)
+        return True
+
+    def end_the_job(why: str) -> None:
+        waited.append(why)
+        with bench.sessions.begin() as session:
+            release_job(session, held[0])
+        assert bench.run(held[0].job_id)
+
+    made = prepare_model(
+        place(bench), name="digits", plan=PLAN, prepared=reference_models, agree=erase_and_hold, wait=end_the_job
+    )
+
+    assert made is not None
+    assert len(waited) == 1
+    _, left = stored(bench)
+    assert keys((*first, *second)).isdisjoint(left.keys)
+    assert made.samples == len(left) == 1260
+
+
+def test_a_crash_right_after_a_publication_leaves_no_file_that_knows_the_erased(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = stored(bench)
+
+    def crash(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(publishing, "delete_outdated_files", crash)
+    job_id = bench.submit(training_ids[:20])
+    with pytest.raises(Killed):
+        bench.run(job_id)
+    assert bench.job(job_id).state is JobState.COMPLETED
+    assert before.exists()
+    delete_outdated_files(bench.settings.files, bench.sessions)
+    assert not before.exists()
 
 
 def test_a_refused_version_leaves_the_references_to_the_next_job(bench: Bench, training_ids: tuple[str, ...]) -> None:

@@ -1,11 +1,13 @@
 """The findings of a real audit as sections of the report."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from ledger import resources
 from report.evidence import Audit
 from tests.worker import digits
 from unlearning.audit.audit import audit
@@ -54,6 +56,21 @@ def test_the_report_has_what_was_measured(findings: Findings) -> None:
     assert section.relearn.curves.original.loss == findings.relearnings[0].original.losses
     assert section.change.no_op
     assert [row.label for row in section.utility.per_class] == [str(label) for label in range(10)]
+
+
+def test_many_requests_that_join_one_after_the_other_are_counted_and_all_else_stands_in_the_timeline() -> None:
+    at = datetime(2026, 11, 29, tzinfo=UTC)
+    kinds = ["job.opened", *["job.joined"] * 1200, "job.closed", *["job.joined"] * 3, "job.started"]
+    events = [
+        resources.Event(id=number, at=at + timedelta(seconds=number), kind=kind, text=f"Event {number}.", data={})
+        for number, kind in enumerate(kinds)
+    ]
+    written = [(event.kind, event.at, event.text) for event in report.timeline(events)]
+    assert [kind for kind, _, _ in written] == [
+        "job.opened", "job.joined", "job.joined", "job.closed", *["job.joined"] * 3, "job.started",
+    ]  # fmt: skip
+    assert written[2][1] == at + timedelta(seconds=1200)
+    assert "1,199 more requests" in written[2][2]
 
 
 def test_delays_on_several_parts_are_typical_ones_of_both_models(findings: Findings) -> None:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from ledger.errors import ErasedMeanwhile, ModelBusy
 from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.registry.held_files import list_outdated, mark_deleted
 from ledger.registry.models import CHECKPOINTS, find_model, set_checkpoints
-from ledger.registry.references import ReferenceFile, find_references, register_references
+from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
 from ledger.registry.retention import needed_files
 from ledger.sample_key import check_sample_key, rotate_sample_key
 from tests.ledger.conftest import KEY
@@ -19,9 +20,9 @@ SLICES = [{"slice": number, "path": f"slice-{number}", "sha256": "ab" * 32} for 
 LEFT = [{"slice": 0, "path": "slice-0", "sha256": "ab" * 32}, {"slice": 1, "path": "new-1", "sha256": "ab" * 32}]
 
 
-def register(world, file):
+def register(world, file, **more):
     with world.sessions.begin() as session:
-        register_references(session, tenant_id=world.tenant_id, model="small", file=file, details={})
+        register_references(session, tenant_id=world.tenant_id, model="small", file=file, details={}, **more)
 
 
 @pytest.fixture
@@ -75,20 +76,39 @@ def test_an_approved_version_brings_its_files_and_those_that_know_the_erased_are
     assert outdated(world) == []
 
 
-def test_files_that_came_in_between_stay(world, waiting):
-    register(world, OTHER)
+def test_slices_that_came_in_between_stay(world, waiting):
     with world.sessions.begin() as session:
         set_checkpoints(find_model(session, tenant_id=world.tenant_id, name="small"), SLICES[:1])
     decide(world, approve, waiting)
-    assert files(world)[:2] == (OTHER, SLICES[:1])
+    assert files(world)[:2] == (AFTER, SLICES[:1])
 
 
-def test_a_version_that_needs_no_approval_brings_its_files_at_once(world):
+def test_a_version_that_needs_no_approval_brings_its_files_at_once_and_says_what_is_to_be_deleted(world):
+    """In the transaction that publishes it, so that a crash right after it leaves nothing behind."""
     register(world, BEFORE)
     world.finish(world.submit_and_claim(1), references=AFTER)
     with world.sessions.begin() as session:
         model = find_model(session, tenant_id=world.tenant_id, name="small")
         assert find_references(session, model.id) == AFTER
+    assert outdated(world) == ["before"]
+
+
+def test_references_are_registered_only_while_no_job_holds_the_model(world):
+    """A job that runs, or whose version waits, erases samples that the new file still has rows of."""
+    claim = world.submit_and_claim(1)
+    with pytest.raises(ModelBusy):
+        register(world, BEFORE)
+    world.finish(claim)
+    with pytest.raises(ErasedMeanwhile):
+        register(world, BEFORE)
+    with world.sessions() as session:
+        erased = list_erased(session, tenant_id=world.tenant_id, model="small")
+    register(world, BEFORE, erased=erased)
+
+
+def test_references_are_not_registered_while_a_version_waits(world, waiting):
+    with pytest.raises(ModelBusy):
+        register(world, OTHER)
 
 
 def test_a_rotation_of_the_key_rewrites_the_references_to_come(world, waiting):
