@@ -381,7 +381,7 @@ class Model(Resource):
         description="Whether its jobs escalate to the next method after an inconclusive verdict.",
     )
     batch_until_samples: int | None = Field(
-        default=None, description="With fewer samples its jobs stay open for more, as long as the deadlines allow."
+        default=None, description="With fewer samples its jobs stay open for more, until some days before the deadline."
     )
     approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
     approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")

@@ -64,9 +64,13 @@ def interpolate(power: Mapping[int, float], samples: int) -> float:
 
 
 def last_durations(model_id: UUID) -> Subquery:
-    """Select how long the model's last twenty jobs `lasted`, from first start to end. Jobs that had nothing to run do not count."""
+    """Select how long the model's last twenty jobs `lasted`, from first start to the end of the last attempt.
+
+    The time in which a version then waited for approval does not count, and neither do jobs that had nothing to run.
+    """
+    ended = select(func.max(Attempt.finished_at)).where(Attempt.job_id == Job.id).scalar_subquery()
     return (
-        select((Job.finished_at - Job.started_at).label("lasted"))
+        select((ended - Job.started_at).label("lasted"))
         .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
         .order_by(Job.created_at.desc())
         .limit(20)

@@ -26,6 +26,11 @@ SAFETY_FACTOR = 3
 """A job starts at least this many times its longest known duration before the earliest deadline, so that it can be tried again."""
 
 
+DEADLINE_RESERVE, RESERVED_SHARE = timedelta(days=4), 0.2
+"""A job that waits for more samples closes so long before that, and at most this share of the time that is left: past jobs do not
+show what a policy's further methods take, and operators are warned three days before a deadline."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """The locked job that a request joins, and the wake-ups to announce for it: of which job, and not before when."""
@@ -48,7 +53,7 @@ def join_job(
     """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
     A job runs one method. An open job for another method is closed first. A job escalates as the request does that asks for most.
-    With fewer samples than the model's `batch_until_samples` it stays open as long as the deadline allows.
+    With fewer samples than the model's `batch_until_samples` it stays open until some days before the deadline.
 
     The caller announces the wake-ups once it has locked the jobs of all its models: of two transactions that announce before they
     have locked, each could wait for the other.
@@ -145,12 +150,14 @@ def closing_time(
 ) -> tuple[datetime, ClosingReason]:
     """Give the time when a job must close on account of one request, and the reason. It is never before `moment`.
 
-    It is the earlier of the end of the batching window (None: none) and the latest start that still meets the deadline; `moment` if
-    the request is expedited.
+    It is the earlier of the end of the batching window and the latest start that still meets the deadline; `moment` if the request
+    is expedited. window: None to wait for more samples, with a reserve before the latest start.
     """
     if expedite:
         return moment, ClosingReason.EXPEDITE
     latest_start = due_at - SAFETY_FACTOR * duration
+    if window is None:
+        latest_start -= min(DEADLINE_RESERVE, RESERVED_SHARE * (due_at - moment))
     if window is None or latest_start < moment + window:
         return max(moment, latest_start), ClosingReason.DEADLINE
     return moment + window, ClosingReason.WINDOW

@@ -9,7 +9,7 @@ from ledger.events.timeline import list_model_events
 from ledger.jobs.jobs import count_to_erase, samples_of_open_job
 from ledger.registry.models import get_model, set_escalation
 from ledger.requests import cancellation, submission
-from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
+from ledger.requests.batching import DEADLINE_RESERVE, DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
 from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Model
 from tests.fixtures.waiting import PATIENCE
@@ -93,6 +93,9 @@ def test_a_near_deadline_closes_the_job_earlier(world):
         (HOUR, -HOUR, HOUR, False, 0 * HOUR, ClosingReason.DEADLINE),
         (HOUR, 30 * 24 * HOUR, HOUR, True, 0 * HOUR, ClosingReason.EXPEDITE),
         (0 * HOUR, 30 * 24 * HOUR, HOUR, False, 0 * HOUR, ClosingReason.WINDOW),
+        (None, 30 * 24 * HOUR, HOUR, False, 26 * 24 * HOUR - 3 * HOUR, ClosingReason.DEADLINE),
+        (None, 10 * HOUR, HOUR, False, 5 * HOUR, ClosingReason.DEADLINE),
+        (None, 2 * HOUR, HOUR, False, 0 * HOUR, ClosingReason.DEADLINE),
     ],
 )
 def test_a_job_closes_at_the_earlier_of_window_and_latest_start(window, due, duration, expedite, closes_after, why):
@@ -207,7 +210,7 @@ def test_with_too_few_samples_a_job_waits_for_more_and_never_past_the_last_start
     configure(world, batch_until_samples=4)
     first = world.submit(1, 2, batch_window=HOUR)
     waiting = first.targets[0].job
-    assert waiting.cut_off == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION
+    assert waiting.cut_off == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION - DEADLINE_RESERVE
     assert waiting.cut_off_reason == ClosingReason.DEADLINE
 
     still = world.submit(3, batch_window=HOUR).targets[0].job
