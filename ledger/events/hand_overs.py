@@ -84,6 +84,7 @@ def plan_hand_overs(
         select(Model.id, Model.name, HandOver.version_id == Model.served_version_id)
         .outerjoin(HandOver, current)
         .where(Model.tenant_id == of_tenant)
+        .order_by(Model.id)  # as everyone locks them
     )
     for model_id, name, right in session.execute(found).all():
         if right is (True if concerns(name) else None):
@@ -172,7 +173,7 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
 
 def record_success(session: Session, taken: HandedVersion, *, place: str | None = None) -> None:
     """Record that the system has what it should have, or has deleted what it should delete."""
-    row = _lock(session, taken)
+    row = _lock(session, taken, with_model=taken.state != HandOverState.DELIVERED)
     moment, data = now(session), {"connector": taken.connector, "version": taken.version}
     if taken.state == HandOverState.WITHDRAWING:
         row.withdrawn_at = moment
@@ -195,7 +196,7 @@ def record_failure(session: Session, taken: HandedVersion, *, why: str, random: 
 
     why: a sentence for the operator.
     """
-    row = _lock(session, taken)
+    row = _lock(session, taken, with_model=taken.state == HandOverState.DELIVERED)
     if not _is_held(row, taken):
         return
     moment = now(session)
@@ -210,7 +211,11 @@ def record_failure(session: Session, taken: HandedVersion, *, why: str, random: 
     row.detail = why
 
 
-def _lock(session: Session, taken: HandedVersion) -> HandOver:
+def _lock(session: Session, taken: HandedVersion, *, with_model: bool) -> HandOver:
+    """Lock a hand-over. with_model: lock its model first, on whose timeline an event will be."""
+    if with_model:
+        mine = select(HandOver.model_id).where(HandOver.id == taken.id).scalar_subquery()
+        session.execute(select(Model.id).where(Model.id == mine).with_for_update(key_share=True))
     return session.get_one(HandOver, taken.id, with_for_update=True, populate_existing=True)
 
 

@@ -192,6 +192,8 @@ def count_refused_write(session: Session, job_id: UUID, number: int) -> None:
 
     An attempt that ended otherwise is not counted: a renewal of its lease may come a moment late.
     """
+    # Under the job's lock, as all that is on its timeline; and before the attempt's, as everyone takes them.
+    session.execute(select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
     expired = (Attempt.job_id == job_id) & (Attempt.number == number)
     expired &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.EXPIRED)
     more = update(Attempt).where(expired).values(refused_writes=Attempt.refused_writes + 1)

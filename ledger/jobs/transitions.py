@@ -1,4 +1,9 @@
-"""Moves between states: the only place that writes `state` of jobs, targets and requests."""
+"""Moves between states: the only place that writes `state` of jobs, targets and requests.
+
+Every transaction locks what it needs in this order: the model, jobs, requests, targets, wake-ups; of each the rows in the order of
+their models and ids. So no two can deadlock. An event is written under the lock of what it is about: otherwise a later ID could be
+committed first, and who polls with `after` would never see the earlier one.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -11,7 +16,7 @@ from ledger.db import now
 from ledger.errors import IllegalMove
 from ledger.events.outbox import announce_next
 from ledger.events.timeline import record
-from ledger.states import MOVES, TERMINAL, JobState, Reason, RequestState, fold
+from ledger.states import MOVES, TERMINAL, JobState, Phase, Reason, RequestState, fold
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.transparency.log import log_result
 
@@ -89,42 +94,28 @@ def advance_job(
     A move that leaves the model free announces the model's next job; one that ends the job is written into the log.
     """
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    before = _target_state(job)
+    before, after = _target_state(job.state, job.phase), _target_state(to, values.get("phase", job.phase))
+    moving = select(Target.id, Target.request_id).where(Target.job_id == job.id, Target.state == before)
+    targets = dict(session.execute(moving).all()) if before != after else {}
+    if targets:
+        lock_requests(session, targets.values())
     advance(session, Job, [job_id], to, data=data, reason=reason, detail=detail, **values)
-    after = _target_state(job)
+    if targets:
+        data = {"model": session.get_one(Model, job.model_id).name, **(data or {})}
+        advance(session, Target, targets, after, data=data, reason=reason, detail=detail)
+        fold_requests(session, targets.values())
     if not job.holds_model:
         announce_next(session, job.model_id)
-    if before != after:
-        _advance_targets(session, job, before, after, data=data, reason=reason, detail=detail)
     if to in TERMINAL:
         log_result(session, job)
     return job
 
 
-def _target_state(job: Job) -> RequestState:
-    if job.state == JobState.AWAITING_APPROVAL:
-        return RequestState.VERIFYING if job.holds_model else RequestState.SCHEDULED
-    return _TARGET_STATES[job.state]
-
-
-def _advance_targets(
-    session: Session,
-    job: Job,
-    before: RequestState,
-    after: RequestState,
-    *,
-    data: Mapping[str, object] | None,
-    reason: Reason | None,
-    detail: str | None,
-) -> None:
-    """Move the targets of a job that are in its former state, and fold their requests."""
-    chosen = select(Target.id, Target.request_id).where(Target.job_id == job.id, Target.state == before)
-    targets = dict(session.execute(chosen).all())
-    if targets:
-        model = session.get_one(Model, job.model_id)
-        data = {"model": model.name, **(data or {})}
-        advance(session, Target, targets, after, data=data, reason=reason, detail=detail)
-        fold_requests(session, targets.values())
+def _target_state(state: JobState, phase: object) -> RequestState:
+    """Give the state of the targets of a job in this state and phase."""
+    if state == JobState.AWAITING_APPROVAL:
+        return RequestState.VERIFYING if phase == Phase.PUBLISH else RequestState.SCHEDULED
+    return _TARGET_STATES[state]
 
 
 def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
@@ -146,6 +137,9 @@ def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
 
 
 def lock_requests(session: Session, request_ids: Collection[UUID]) -> dict[UUID, RequestState]:
-    """Lock requests in the order of their ids until the transaction ends, and give the state of each."""
+    """Lock requests in the order of their ids until the transaction ends, and give the state of each.
+
+    Lock them before their targets are moved: the events of both are about the request.
+    """
     ordered = select(UnlearnRequest.id, UnlearnRequest.state).where(UnlearnRequest.id.in_(request_ids))
     return dict(session.execute(ordered.order_by(UnlearnRequest.id).with_for_update(key_share=True)).all())

@@ -29,10 +29,10 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
     """
     request = find_request(session, tenant_id=tenant_id, request_id=request_id)
     jobs = {job.id: job for job in _lock_jobs(session, request_id)}
+    session.refresh(request, with_for_update={"key_share": True})
     targets = list(
         session.scalars(_locked(Target).where(Target.request_id == request_id).order_by(Target.model_id, Target.id))
     )
-    session.refresh(request)
     if request.dismissed_at is not None:
         raise TooLate("the request was dismissed; it cannot be cancelled")
     still_open = [target for target in targets if target.finished_at is None]

@@ -1,5 +1,6 @@
 """What is due at a connected system, and what is recorded of it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from random import Random
 
@@ -10,9 +11,11 @@ from ledger import metrics
 from ledger.events import hand_overs
 from ledger.events.hand_overs import plan_hand_overs, record_failure, record_success, retire_hand_overs, take_hand_over
 from ledger.events.timeline import list_model_events
+from ledger.jobs.approvals import set_approvals
 from ledger.registry.retention import mark_purged
 from ledger.states import HandOverState, Verdict
 from ledger.tables import HandOver, ModelVersion
+from tests.fixtures.waiting import PATIENCE
 
 SMALL = {"connector": "triton", "tenant": "hospital", "concerns": lambda model: model == "small", "withdraws": False}
 
@@ -122,6 +125,26 @@ def test_a_system_that_has_lost_the_version_gets_it_again_at_once(handed):
     assert kinds(handed) == ["version.handed_over", "version.missed", "version.handed_over"]
     with handed.sessions() as session:
         assert metrics.read_tallies(session, hand_overs.MISSED) == {"triton": 1}
+
+
+@pytest.mark.parametrize("what", ["version.handed_over", "version.missed"])
+def test_what_comes_onto_the_models_timeline_waits_for_what_is_being_written_there(world, what):
+    """Otherwise who polls with `after` would miss the event that was numbered first and committed last."""
+    plan(world)
+    taken = take(world)
+    if what == "version.missed":
+        succeed(world, taken)
+        make_due(world)
+        taken = take(world)
+    with ThreadPoolExecutor(1) as other, world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", versions=True, by="key:admin")
+        noted = other.submit(fail if what == "version.missed" else succeed, world, taken)
+        world.await_lock("the note to wait")
+        session.commit()
+        noted.result(PATIENCE)
+    with world.sessions() as session:
+        events = list_model_events(session, tenant_id=world.tenant_id, model="small")
+    assert [event.kind for event in events][-2:] == ["model.approvals", what]
 
 
 def test_a_try_that_ends_after_another_version_was_promoted_changes_nothing_but_is_remembered(world):
