@@ -83,7 +83,7 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.J
 
 
 def _keep_what_is_owed(session: Session, job: Job) -> None:
-    """Take dismissed requests, and samples that no request asks for any more, out of a locked job that has failed.
+    """Take dismissed requests, and the samples that nobody else asks for, out of a locked job that has failed.
 
     Raises NotFailed if no request is left.
     """
@@ -95,6 +95,11 @@ def _keep_what_is_owed(session: Session, job: Job) -> None:
         record(session, "job.left", {}, job_id=job.id)
     if session.scalar(failed.limit(1)) is None:
         raise NotFailed("every request of this job was withdrawn or dismissed; there is nothing to retry")
+    keep_asked_samples(session, job)
+
+
+def keep_asked_samples(session: Session, job: Job) -> None:
+    """Take the samples that no request asks for any more out of a locked job that has closed and that no worker holds."""
     allow_long_statements(session)
     asked = select(Target.id).join(request_samples, request_samples.c.request_id == Target.request_id)
     asked = asked.where(Target.job_id == job.id, request_samples.c.digest == job_samples.c.digest)

@@ -10,10 +10,10 @@ from ledger import resources
 from ledger.db import now
 from ledger.errors import TooLate
 from ledger.events.timeline import record
-from ledger.jobs.cancellation import stop_job
+from ledger.jobs.cancellation import keep_asked_samples, stop_job
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.requests.requests import find_request, get_request
-from ledger.states import TERMINAL, Reason, RequestState
+from ledger.states import LEASED, TERMINAL, Reason, RequestState
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.transparency.log import log_dismissal
 
@@ -23,9 +23,9 @@ Row = TypeVar("Row", Job, Target)
 def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
     """Withdraw a request for every model that has not erased its samples. Withdrawing it again changes nothing.
 
-    The request leaves a job that has not closed, or has failed. A job that serves no other request is cancelled, closed or not.
-    Raises UnknownRequest, and TooLate, for all of its models, if nothing is left to withdraw, or if one of its jobs has closed, has
-    not ended, and serves other requests.
+    The request leaves a job that waits or has failed, with the samples that nobody else asks for; a failed job loses these at its
+    retry. A job that serves no other request is cancelled. Raises UnknownRequest, and TooLate, for all of its models, if nothing is
+    left to withdraw, or if one of its jobs serves other requests too and a worker runs it or its version awaits approval.
     """
     request = find_request(session, tenant_id=tenant_id, request_id=request_id)
     jobs = {job.id: job for job in _lock_jobs(session, request_id)}
@@ -48,14 +48,15 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
             .where(Target.job_id == job.id, Target.id != target.id, Target.finished_at.is_(None))
             .limit(1)
         )
-        if job.closed_at is not None and others is not None:
-            raise TooLate(
-                "the job has closed and serves other requests too; the request can no longer be taken out of it"
-            )
-        if job.closed_at is None:
+        if others is not None and job.holds_model:
+            doing = "is running" if job.state in LEASED else "has made a version, which awaits approval,"
+            raise TooLate(f"the job {doing} and serves other requests too; the request cannot be taken out of it now")
+        if others is not None or job.closed_at is None:
             _leave(session, job, target)
         if others is None:
             stop_job(session, job)
+        elif job.closed_at is not None:
+            keep_asked_samples(session, job)
     for target in failed:
         assert target.job_id is not None  # a request whose failed target has left its job was dismissed
         _leave(session, jobs[target.job_id], target)
@@ -69,7 +70,7 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
 
 
 def _leave(session: Session, job: Job, target: Target) -> None:
-    """Cancel a locked target and take it out of its locked job, which has not closed or has failed."""
+    """Cancel a locked target and take it out of its locked job, which waits or has failed."""
     data = {"model": session.get_one(Model, job.model_id).name}
     reason = Reason.CANCELLED_BY_CALLER
     advance(session, Target, [target.id], RequestState.CANCELLED, data=data, reason=reason, detail=None, job_id=None)

@@ -327,7 +327,8 @@ def get_request_events(
 def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequest:
     """Withdraws the request for every model that has not erased its samples, also after a failure.
 
-    409 if it is too late for that, with the reason.
+    409, with the reason, once its result is published, and while a job that serves other requests too is running or its version
+    awaits approval.
     """
     request = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
     return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)

@@ -54,7 +54,13 @@ UNION ALL SELECT 'job', id::text, state, '' FROM jobs WHERE state IN ('completed
 UNION ALL SELECT 'target', id::text, state, '' FROM targets WHERE state IN ('completed', 'cancelled', 'rejected')
 UNION ALL SELECT 'request', id::text, state, '' FROM unlearn_requests WHERE state IN ('completed', 'cancelled', 'rejected')
 """
-"""What stays for ever once it is there. Requests may leave a job after it has failed, with their samples."""
+"""What stays for ever once it is there. Requests may leave a job that waits, with their samples."""
+
+LEFT = """
+SELECT id FROM jobs WHERE state IN ('queued', 'awaiting_approval') AND phase = 'waiting'
+AND EXISTS (SELECT 1 FROM events WHERE job_id = jobs.id AND kind = 'job.left')
+"""
+"""The waiting jobs that requests have left."""
 
 
 @dataclass
@@ -297,10 +303,10 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def what_was_done_stays_done(self):
-        """Versions, erased samples, the samples of closed jobs, and whatever has ended, except failures, which may be retried."""
+        """Versions, erased samples, the samples of jobs that run, and whatever has ended, except failures, which may be retried."""
         done = {tuple(row) for row in self.ask(DONE)}
-        failed = {str(id) for (id,) in self.ask("SELECT id FROM jobs WHERE failures > 0 AND state <> 'completed'")}
-        lost = {row for row in self.seen.done - done if not (row[0] in ("job sample", "frozen") and row[1] in failed)}
+        left = {str(id) for (id,) in self.ask(LEFT)}
+        lost = {row for row in self.seen.done - done if not (row[0] in ("job sample", "frozen") and row[1] in left)}
         assert lost == set()
         self.seen.done = done
 

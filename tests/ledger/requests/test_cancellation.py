@@ -1,4 +1,4 @@
-"""What is owed by law stays so after a failure, until it is served, withdrawn or dismissed."""
+"""What is owed by law stays so after a failure, until it is served, withdrawn or dismissed; and what can be withdrawn when."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,13 +11,17 @@ from ledger.errors import NotFailed, TooLate
 from ledger.events.timeline import list_request_events
 from ledger.jobs.approvals import refuse, set_approvals
 from ledger.jobs.cancellation import retry_job
+from ledger.jobs.checkpoints import record_checkpoint
+from ledger.jobs.jobs import samples_of_closed_job
 from ledger.metrics import Due
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import extend_deadline, mark_overdue
 from ledger.requests.requests import list_requests
 from ledger.states import JobState, Reason, RequestState
 from ledger.tables import UnlearnRequest
-from tests.ledger.conftest import digests, nothing_written
+from tests.ledger.conftest import IEU, digests, nothing_written
+from tests.ledger.promises import broken
+from tests.ledger.test_consistency import run_to_completion
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)
 
@@ -37,6 +41,11 @@ def retry(world, job_id):
         return retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
 
 
+def ask_for_approval(world, **of):
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", by="key:admin", **of)
+
+
 def failed(world, *numbers, **changes):
     """A request whose erasure has failed."""
     request = world.submit(*numbers, **changes)
@@ -46,8 +55,7 @@ def failed(world, *numbers, **changes):
 
 def run_refused(world, *numbers, **changes):
     """A request whose job an approver did not let run."""
-    with world.sessions.begin() as session:
-        set_approvals(session, tenant_id=world.tenant_id, model="small", jobs=True, by="key:admin")
+    ask_for_approval(world, jobs=True)
     request = world.submit(*numbers, **changes)
     world.claim(request.targets[0].job.id)
     with world.sessions.begin() as session:
@@ -147,6 +155,72 @@ def test_a_retry_of_a_shared_job_leaves_out_who_left_it(world, settle):
     assert not world.request(first.id).unserved
     assert world.request(second.id).state == RequestState.COMPLETED
     assert world.count("erased_samples") == 2
+
+
+def wait_for_approval(world):
+    """Two requests on a closed job that nobody has approved."""
+    ask_for_approval(world, jobs=True)
+    first, second = world.submit(1, 2, batch_window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
+    assert world.claim(second.targets[0].job.id) is None
+    return first, second
+
+
+def wait_for_a_retry(world):
+    """Two requests on a job that has run out of memory, and has saved a checkpoint."""
+    first, second = world.submit(1, 2, batch_window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
+    claim = world.claim(second.targets[0].job.id)
+    with world.sessions.begin() as session:
+        record_checkpoint(session, claim, sha256="ab" * 32, step=3, total=9)
+    world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, first_wait=timedelta(minutes=1))
+    return first, second
+
+
+def wait_behind_another_job(world):
+    """Two requests on a job that has closed while another job of the model runs."""
+    world.submit_and_claim(9)
+    first, second = (world.submit(*numbers, batch_window=timedelta(hours=1)) for numbers in ((1, 2), (2, 3)))
+    world.submit(8, method=IEU)  # closes it
+    return first, second
+
+
+@pytest.mark.parametrize("wait", [wait_for_approval, wait_for_a_retry, wait_behind_another_job])
+def test_a_request_leaves_a_closed_job_that_waits_and_its_samples_are_not_erased(world, wait):
+    first, second = wait(world)
+    job_id = second.targets[0].job.id
+    assert first.targets[0].job.id == job_id
+    assert world.job(job_id).samples == 3
+    found = cancel(world, first)
+    assert (found.state, found.targets[0].job) == (RequestState.CANCELLED, None)
+    with nothing_written(world):
+        cancel(world, first)
+    job = world.job(job_id)
+    assert (job.samples, job.requests) == (2, 1)
+    run_to_completion(world)
+    assert world.request(second.id).state == RequestState.COMPLETED
+    assert world.count("erased_samples", f"job_id = '{job_id}'") == 2
+    left = samples_of_closed_job(job_id)
+    with world.sessions() as session:
+        assert {digest for _, digest in session.execute(left)} == set(digests(2, 3))
+        assert broken(session) == []
+
+
+def test_a_waiting_job_that_the_last_request_leaves_is_cancelled(world):
+    first, second = wait_for_a_retry(world)
+    cancel(world, first)
+    assert cancel(world, second).state == RequestState.CANCELLED
+    assert world.job(second.targets[0].job.id).state == JobState.CANCELLED
+
+
+@pytest.mark.parametrize("doing", ["is running", "has made a version, which awaits approval,"])
+def test_a_request_cannot_leave_a_job_of_others_that_runs_or_whose_version_awaits_approval(world, doing):
+    first, second = world.submit(1, models=["small", "large"]), world.submit(2)
+    claim = world.claim(second.targets[0].job.id)
+    if "version" in doing:
+        ask_for_approval(world, versions=True)
+        world.finish(claim)
+    with nothing_written(world), pytest.raises(TooLate, match=f"the job {doing} and serves other requests too"):
+        cancel(world, first)
+    assert {target.state for target in world.request(first.id).targets} > {RequestState.SCHEDULED}
 
 
 @pytest.mark.parametrize("settle", [cancel, dismiss])
