@@ -101,7 +101,8 @@ def queue_callback(session: Session, *, tenant_id: UUID, url: str, body: str) ->
     endpoint = session.scalars(found.execution_options(populate_existing=True)).one()
     if endpoint.disabled_reason == DisabledReason.BY_CALLER:
         return
-    endpoint.disabled_at = endpoint.disabled_reason = None
+    if endpoint.disabled_at is not None:
+        endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = None
     session.add(
         WebhookDelivery(
             endpoint_id=endpoint.id, message_id=uuid4(), type=OPENDSR_STATUS, body=body, next_try_at=now(session)

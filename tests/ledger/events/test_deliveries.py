@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from ledger.errors import UnknownDelivery, UnknownWebhook, WebhookDisabled
 from ledger.events import deliveries, webhooks
-from ledger.events.deliveries import JITTER, SCHEDULE, Try
+from ledger.events.deliveries import JITTER, SCHEDULE, Try, queue_callback
 from ledger.metrics import read_tallies
 from ledger.registry.access import ensure_tenant
 from ledger.requests.deadlines import extend_deadline
@@ -307,3 +307,24 @@ def test_a_message_put_off_before_the_clock_stepped_back_waits_as_long_as_any_ot
     longest = SCHEDULE[failed - 1] * (1 + JITTER) if failed else timedelta(0)
     assert left <= longest + timedelta(minutes=2)  # beyond when its transaction began
     assert failed or take(world) is not None
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+def test_an_address_that_requests_name_fails_anew_once_it_was_disabled_for_failing(world, disabled):
+    def queue():
+        with world.sessions.begin() as session:
+            queue_callback(session, tenant_id=world.tenant_id, url="https://example.org/callbacks", body="{}")
+
+    queue()
+    with world.sessions.begin() as session:
+        failing = "UPDATE webhook_endpoints SET failing_since = clock_timestamp() - make_interval(days => :days)"
+        session.execute(text(failing), {"days": 6 if disabled else 4})
+    note(world, take(world), BROKEN)
+    assert world.count("webhook_endpoints", "disabled_reason = 'failing'") == disabled
+    queue()
+    let_time_pass(world)
+    note(world, take(world), BROKEN, place=-1)
+    assert world.count("webhook_endpoints", "disabled_at IS NULL") == 1
+    since = "failing_since > clock_timestamp() - interval '1 hour'"
+    assert world.count("webhook_endpoints", since) == disabled
+    assert world.count("webhook_deliveries", "state = 'pending'") == (1 if disabled else 2)
