@@ -340,13 +340,20 @@ def samples_erased(session: Session) -> dict[tuple[str, str], int]:
     return {(tenant, model): count for tenant, model, count in session.execute(counted)}
 
 
-def requests_finished(session: Session) -> list[tuple[str, int, int]]:
-    """Count the requests in each final state, and those of them that ended after their deadline."""
+def requests_finished(session: Session) -> dict[str, tuple[int, int]]:
+    """Count how often requests have ended, by outcome, and how often after their deadline.
+
+    A request that failed and was retried or withdrawn has ended more than once, so that no count decreases.
+    """
     late = func.count().filter(UnlearnRequest.finished_at > UnlearnRequest.due_at)
-    ended = select(UnlearnRequest.state, func.count(), late).where(UnlearnRequest.finished_at.is_not(None))
-    return [
-        (state.value, count, after) for state, count, after in session.execute(ended.group_by(UnlearnRequest.state))
-    ]
+    ended = select(UnlearnRequest.state, func.count(), late).where(
+        UnlearnRequest.finished_at.is_not(None), UnlearnRequest.state != RequestState.FAILED
+    )
+    found = session.execute(ended.group_by(UnlearnRequest.state))
+    counts = {state.value: (count, after) for state, count, after in found}
+    columns = UnlearnRequest.failures, UnlearnRequest.late_failures
+    failures, late_failures = (session.scalar(select(func.sum(column))) or 0 for column in columns)
+    return {**counts, RequestState.FAILED.value: (failures, late_failures)}
 
 
 def requests_received(session: Session) -> int:

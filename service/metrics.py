@@ -202,14 +202,14 @@ def _states(session: Session) -> Iterator[Metric]:
 
 
 def _requests(session: Session) -> Iterator[Metric]:
-    """Requests received and ended, and how many ended late."""
+    """How many requests were received, how often they have ended, and how often late."""
     yield _counter("expunge_requests_received", "Requests received.", (), [((), metrics.requests_received(session))])
-    ended = {state: (count, late) for state, count, late in metrics.requests_finished(session)}
+    ended = metrics.requests_finished(session)
     outcomes = [state for state in RequestState if state in TERMINAL]
     finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]
-    yield _counter("expunge_requests_finished", "Requests that ended.", ("outcome",), finished)
+    yield _counter("expunge_requests_finished", "Ends of requests.", ("outcome",), finished)
     late = [((outcome,), ended.get(outcome, (0, 0))[1]) for outcome in outcomes]
-    yield _counter("expunge_requests_finished_late", "Requests that ended after their due date.", ("outcome",), late)
+    yield _counter("expunge_requests_finished_late", "Ends of requests after their due date.", ("outcome",), late)
 
 
 def _versions(session: Session) -> Iterator[Metric]:

@@ -61,8 +61,10 @@ def advance(
         came_from = row.state
         for name, value in {**values, "state": to, "finished_at": finished_at}.items():
             setattr(row, name, value)
-        if isinstance(row, Job) and to == JobState.FAILED:
+        if finished_at is not None and to == RequestState.FAILED and not isinstance(row, Target):
             row.failures += 1
+            if isinstance(row, UnlearnRequest):
+                row.late_failures += finished_at > row.due_at
         event = {
             "from": came_from,
             **{name: values[name] for name in ("reason", "detail") if values.get(name)},

@@ -54,6 +54,9 @@ class UnlearnRequest(Base):
     received_offset: Mapped[int | None]
     due_at: Mapped[datetime]
     extension_reason: Mapped[str | None]
+    # How often it has failed, and how often after its deadline; neither a retry nor a withdrawal takes it back.
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    late_failures: Mapped[int] = mapped_column(server_default=text("0"))
     # When it was found unserved after its deadline.
     overdue_at: Mapped[datetime | None]
     # Who decided that a request that failed is no longer owed, and why.

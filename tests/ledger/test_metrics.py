@@ -1,12 +1,15 @@
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import text
 
 from ledger import metrics
 from ledger.db import now
 from ledger.jobs import results
 from ledger.jobs.approvals import set_approvals
+from ledger.jobs.cancellation import retry_job
+from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
 from ledger.tables import WebhookDelivery, WebhookEndpoint
 from tests.ledger.conftest import progress
@@ -34,7 +37,7 @@ def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
         assert metrics.data_wait_seconds(session) == {("hospital", "small", "ltu"): 0.5}
         assert metrics.samples_erased(session) == {("hospital", "large"): 0, ("hospital", "small"): 2}
         assert metrics.verdicts(session) == {("hospital", "small", "verified"): 1}
-        assert metrics.requests_finished(session) == [("completed", 1, 0)]
+        assert metrics.requests_finished(session) == {"completed": (1, 0), "failed": (0, 0)}
         assert metrics.job_requests(session).by_labels[()][1] == 1
 
 
@@ -47,6 +50,31 @@ def test_an_attempt_without_an_audit_is_not_timed(world):
         assert metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels["hospital", "small", "ltu"][1] == 0.0
         assert metrics.data_wait_seconds(session) == {}
         assert metrics.jobs_by_state(session) == {JobState.FAILED: 1}
+
+
+@pytest.mark.parametrize("leave", ["retry", "withdraw", "dismiss"])
+def test_a_failure_stays_counted_whatever_becomes_of_its_request(world, leave):
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    request = world.submit(1, received_at=long_ago)
+    job_id = request.targets[0].job.id
+    world.fail(world.claim(job_id), Reason.AUDIT_FAILED)
+    on_time = world.submit(2)
+    world.fail(world.claim(on_time.targets[0].job.id), Reason.AUDIT_FAILED)
+    with world.sessions() as session:
+        assert metrics.requests_finished(session) == {"failed": (2, 1)}
+    mine = {"tenant_id": world.tenant_id, "request_id": request.id}
+    with world.sessions.begin() as session:
+        if leave == "retry":
+            retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
+        elif leave == "withdraw":
+            cancel_request(session, **mine)
+        else:
+            dismiss_request(session, **mine, reason="Kept by law.", by="key:dpo")
+    if leave == "retry":
+        world.finish(world.claim(job_id))
+    after = {"retry": {"completed": (1, 1)}, "withdraw": {"cancelled": (1, 1)}, "dismiss": {}}
+    with world.sessions() as session:
+        assert metrics.requests_finished(session) == {"failed": (2, 1)} | after[leave]
 
 
 def test_open_requests_past_their_date_are_overdue(world):

@@ -67,11 +67,16 @@ def test_every_expunge_command_and_option_exists(document: Path) -> None:
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words
 
 
-def test_every_metric_is_documented_and_no_other() -> None:
+def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
     page = (ROOT / "docs/metrics.md").read_text()
-    rows = "".join(re.findall(r"^\| (`expunge_.*?) \|", page, flags=re.MULTILINE))
+    rows = re.findall(r"^\| (`expunge_.*?) \| (\w+)(.*?) \|", page, flags=re.MULTILINE)
+    documented = {
+        name: (kind, {*re.findall(r"`(\w+)`", labels)})
+        for names, kind, labels in rows
+        for name in re.findall(r"expunge_\w+", names)
+    }
 
-    assert set(re.findall(r"expunge_\w+", rows)) == set(CONTRACT)
+    assert documented == {name: (kind, {*labels}) for name, (kind, labels) in CONTRACT.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
