@@ -21,7 +21,6 @@ from ledger.events.timeline import record
 from ledger.metrics import increment_tally
 from ledger.states import OWED, HandOverState, Verdict
 from ledger.tables import HandOver, Job, Model, ModelVersion, Report, Tenant
-from ledger.tables.samples import erased_samples
 
 CHECK_INTERVAL = timedelta(minutes=5)
 """How long after a system has confirmed a version it is asked again."""
@@ -138,15 +137,14 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
     row.next_try_at = held_until = moment + VISIBILITY_TIMEOUT
     row.tried_at = row.tried_at or moment
     session.flush()
-    forgotten = select(func.count()).where(erased_samples.c.version_id == row.version_id).scalar_subquery()
     found = (
-        select(Tenant.name, Model.name, ModelVersion, Report, forgotten)
+        select(Tenant.name, Model.name, ModelVersion, Report)
         .join_from(ModelVersion, Model, Model.id == ModelVersion.model_id)
         .join(Tenant, Tenant.id == Model.tenant_id)
         .outerjoin(Report, Report.version_id == ModelVersion.id)
         .where(ModelVersion.id == row.version_id)
     )
-    tenant, model, version, report, samples = session.execute(found).one()
+    tenant, model, version, report = session.execute(found).one()
     base = select(ModelVersion.number).join(Job, Job.base_version_id == ModelVersion.id)
     knowing = select(ModelVersion.number).where(ModelVersion.model_id == row.model_id, ModelVersion.knows_erased)
     return HandedVersion(
@@ -159,7 +157,7 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
         weights_sha256=version.weights_sha256,
         weights_path=version.weights_path,
         predecessor=session.scalar(base.where(Job.id == version.job_id)),
-        samples=samples,
+        samples=0 if report is None else report.samples,
         verdict=None if report is None else report.verdict,
         report_id=None if report is None else report.id,
         report_sha256=None if report is None else report.sha256,

@@ -90,7 +90,7 @@ def _approve_version(session: Session, job: Job, *, by: str) -> None:
     version = session.scalars(select(ModelVersion).where(ModelVersion.job_id == job.id)).one()
     report = session.scalars(select(Report).where(Report.job_id == job.id)).one()
     record(session, "job.approved", {"by": by, "what": "version", "version": version.number}, job_id=job.id)
-    data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": job.sample_count}
+    data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": report.samples}
     release_files(session, version)
     complete_job(session, job, version, data)
 

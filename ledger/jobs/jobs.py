@@ -160,7 +160,6 @@ class ReportSummary:
 
 def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[ReportSummary]:
     """List a tenant's newest reports."""
-    forgotten = select(func.count()).where(erased_samples.c.version_id == Report.version_id).scalar_subquery()
     chosen = (
         select(
             Report.id,
@@ -168,7 +167,7 @@ def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[Repor
             Model.name.label("model"),
             ModelVersion.number.label("version"),
             Report.verdict,
-            forgotten.label("samples"),
+            Report.samples.label("samples"),
             Report.statement.is_not(None).label("signed"),
             Report.created_at,
         )

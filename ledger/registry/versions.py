@@ -165,9 +165,8 @@ def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
     """Read a model's history. Counts and digests, nothing of a sample. Raises UnknownModel."""
     found = get_model(session, tenant_id=tenant_id, name=model)
     base = select(ModelVersion.number).where(ModelVersion.id == Job.base_version_id).correlate(Job).scalar_subquery()
-    forgotten = select(func.count()).where(erased_samples.c.version_id == ModelVersion.id).correlate(ModelVersion)
     chosen = (
-        select(ModelVersion, forgotten.scalar_subquery(), base, Job, Report)
+        select(ModelVersion, base, Job, Report)
         .join(Model, Model.id == ModelVersion.model_id)
         .outerjoin(Job, Job.id == ModelVersion.job_id)
         .outerjoin(Report, Report.version_id == ModelVersion.id)
@@ -179,7 +178,7 @@ def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
             number=version.number,
             kind=version.kind,
             weights_sha256=version.weights_sha256,
-            samples=samples,
+            samples=0 if report is None else report.samples,
             predecessor=before,
             job_id=version.job_id,
             method=None if job is None else str(job.method["kind"]),
@@ -190,7 +189,7 @@ def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
             purged_at=version.purged_at,
             created_at=version.created_at,
         )
-        for version, samples, before, job, report in session.execute(chosen)
+        for version, before, job, report in session.execute(chosen)
     )
     return History(model=found, versions=versions)
 

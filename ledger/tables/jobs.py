@@ -3,7 +3,18 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import JSON, CheckConstraint, ColumnElement, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    UniqueConstraint,
+    cast,
+    func,
+    text,
+)
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -143,6 +154,16 @@ class Report(Base):
     # The signed DSSE envelope. None if the worker had no signing key.
     statement: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[Created]
+
+    @hybrid_property
+    def samples(self) -> int:
+        """How many samples its job has unlearned: those of its requests that the model knew, as the report states them."""
+        return int(self.body["asked"]["samples"])
+
+    @samples.inplace.expression
+    @classmethod
+    def _samples(cls) -> ColumnElement[int]:
+        return cast(cls.body["asked", "samples"].as_string(), Integer)
 
 
 class Heartbeat(Base):

@@ -100,10 +100,11 @@ class World:
         await_that(lambda: self.count("pg_stat_activity", blocked), what)
 
 
-def document(*, verdict):
-    """A report with a new ID."""
+def document(*, verdict, samples):
+    """A report with a new ID, about so many samples."""
     report = stored("verified") | {"report_id": str(uuid4())}
     report["verdict"]["value"] = verdict
+    report["asked"]["samples"] = samples
     return read(report)
 
 
@@ -112,7 +113,7 @@ def publish(session, claim, *, verdict="verified", **more):
     return results.publish(
         session,
         claim,
-        document=document(verdict=verdict),
+        document=document(verdict=verdict, samples=len(claim.forget)),
         weights_path="cdcd.safetensors",
         timings={"unlearn": 2.0, "data_wait": 0.5},
         **more,

@@ -225,7 +225,7 @@ def publish_job(
         for name in (f"{kind}-{number}" for kind in ("sample", "note") for number in range(100))
     }
     commitment = commit_samples(dataset, ((digest, names[digest]) for digest in claimed.forget))
-    report["asked"]["manifest_root"] = commitment.root
+    report["asked"] |= {"samples": len(claimed.forget), "manifest_root": commitment.root}
     people = commit_subjects((who, seal(key, who, sealed)) for who, sealed in claimed.people.items() if sealed)
     if people.leaves:
         report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}

@@ -2,10 +2,12 @@ import pytest
 from sqlalchemy import select
 
 from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownVersion
-from ledger.events.timeline import list_model_events
-from ledger.jobs.approvals import refuse, set_approvals
+from ledger.events.hand_overs import plan_hand_overs, take_hand_over
+from ledger.events.timeline import list_job_events, list_model_events
+from ledger.jobs.approvals import approve, refuse, set_approvals
+from ledger.jobs.jobs import get_report, list_reports
 from ledger.registry.models import get_model, list_versions, register_model
-from ledger.registry.versions import promote, register_version
+from ledger.registry.versions import promote, read_history, register_version
 from ledger.requests import do_not_train
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
@@ -206,3 +208,39 @@ def test_the_do_not_train_list_keeps_what_is_still_owed_until_it_is_dismissed(wo
         with world.sessions.begin() as session:
             dismiss_request(session, tenant_id=world.tenant_id, request_id=request.id, reason="Kept.", by="key:dpo")
     assert [listed(world, find, name) for find, name in lists] == [[], []]
+
+
+def test_a_version_was_made_to_forget_as_many_samples_as_its_report_says(world):
+    """Neither those that its job's requests name and it never knew count, nor those of jobs without a run."""
+    register(world, *range(3, 80))
+    serve(world, 2)
+    claim = world.submit_and_claim(1, 5)
+    assert claim.forget == frozenset(digests(5))
+    report_id = world.finish(claim).report_id
+    assert world.claim(world.submit(2).targets[0].job.id) is None
+    given = {"tenant_id": world.tenant_id}
+    with world.sessions.begin() as session:
+        signed = get_report(session, **given, report_id=report_id).body["asked"]["samples"]
+        assert [report.samples for report in list_reports(session, **given, limit=9)] == [signed] == [1]
+        assert [made.samples for made in read_history(session, **given, model="small").versions] == [0, 0, 1]
+        plan_hand_overs(session, connector="x", tenant="hospital", concerns=lambda name: True, withdraws=False)
+        taken = [take_hand_over(session, "x") for _ in range(2)]
+    assert {(each.model, each.samples) for each in taken} == {("small", 1), ("large", 0)}
+
+
+def test_an_approved_version_is_announced_with_the_samples_of_its_report(world):
+    register(world, *range(3, 80))
+    serve(world, 2)
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", versions=True, by="key:admin")
+    claim = world.submit_and_claim(1, 5)
+    world.finish(claim)
+    with world.sessions.begin() as session:
+        approve(session, tenant_id=world.tenant_id, job_id=claim.job_id, by="key:dpo")
+        events = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+    assert {event.kind: event.data["samples"] for event in events if "samples" in event.data} == {
+        "job.joined": 2,
+        "job.frozen": 2,
+        "job.published": 1,
+        "job.completed": 1,
+    }
