@@ -1,7 +1,8 @@
 """Merkle trees, hashed as in RFC 6962 (section 2.1), and proofs about them (RFC 9162, section 2.1)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -14,15 +15,20 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root_hash(leaves: Sequence[bytes]) -> bytes:
-    """Compute the root, 32 bytes, from the hashes of the leaves (MTH of RFC 6962); without leaves, SHA-256 of nothing."""
-    if not leaves:
+def root_hash(leaves: Iterable[bytes]) -> bytes:
+    """Compute the root, 32 bytes, from the hashes of the leaves (MTH of RFC 6962); without leaves, SHA-256 of nothing.
+
+    Each leaf is read once, in order; of n leaves at most log2(n) + 1 hashes are kept.
+    """
+    complete: list[bytes] = []  # the roots of ever smaller complete trees, which together hold all leaves so far
+    for place, leaf in enumerate(leaves):
+        root, before = leaf, place
+        while before & 1:
+            root, before = node_hash(complete.pop(), root), before >> 1
+        complete.append(root)
+    if not complete:
         return hashlib.sha256().digest()
-    level = list(leaves)
-    while len(level) > 1:
-        pairs = [node_hash(level[place], level[place + 1]) for place in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) - len(level) % 2 :]
-    return level[0]
+    return reduce(lambda right, left: node_hash(left, right), reversed(complete))
 
 
 def included(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:

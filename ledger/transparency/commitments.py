@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Table, insert, select, update
+from sqlalchemy import ColumnElement, Table, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from ledger.errors import NotInReport, UnknownReport
@@ -20,6 +20,9 @@ from ledger.tables.samples import commitment_leaves, subject_leaves
 from ledger.transparency.merkle import inclusion_path
 from verifier.commitment import SALT_BYTES, Inclusion, SubjectInclusion, sample_leaf, subject_leaf
 from verifier.merkle import root_hash
+
+CHUNK = 10_000
+"""Leaves that are in memory at a time while a proof is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +123,17 @@ def _find_leaf(
     found = session.execute(select(table).where(of_job, chosen)).mappings().one_or_none()
     if found is None:
         return None
-    hashes = list(session.scalars(select(table.c.leaf).where(of_job).order_by(table.c.place)))
+    size = session.scalars(select(func.max(table.c.place) + 1).where(of_job)).one()
+    in_order = select(table.c.leaf).where(of_job).order_by(table.c.place).execution_options(yield_per=CHUNK)
+    with session.scalars(in_order) as leaves:
+        path = inclusion_path(leaves, found["place"], size)
     is_sealed = found.get("sealed", True)  # a person's always is
     return {
         "report_id": str(report_id),
         "salt": seal(key, found["leaf"], found["salt"]) if is_sealed else found["salt"],
         "index": found["place"],
-        "size": len(hashes),
-        "path": tuple(inclusion_path(hashes, found["place"])),
+        "size": size,
+        "path": tuple(path),
     }
 
 

@@ -4,8 +4,9 @@ A node (level, place) is a complete subtree: 2**level leaves, the first of which
 proof is a multiple of a power of two at least as large as the range, so the range is a sequence of ever smaller nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import islice
 from typing import NamedTuple
 
 from verifier.merkle import node_hash, root_hash
@@ -74,9 +75,15 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     return reduce(lambda right, left: node_hash(left, right), reversed(hashes[:-1]), hashes[-1])
 
 
-def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Compute PATH(index, D[n]) from the hashes of all n leaves."""
-    return [root_hash(leaves[start:end]) for start, end in inclusion_ranges(index, len(leaves))]
+def inclusion_path(leaves: Iterable[bytes], index: int, size: int) -> list[bytes]:
+    """Compute PATH(index, D[size]) from the hashes of all leaves. Each is read once, in order, and few hashes are kept.
+
+    Raises ValueError if there is no such leaf.
+    """
+    ranges, rest = inclusion_ranges(index, size), iter(leaves)
+    in_order = sorted([*ranges, (index, index + 1)])
+    hashes = {(start, end): root_hash(islice(rest, end - start)) for start, end in in_order}
+    return [hashes[part] for part in ranges]
 
 
 def _split(width: int) -> int:

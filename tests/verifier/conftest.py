@@ -61,7 +61,7 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
         salt=commitment.leaves[place].salt,
         index=place,
         size=len(leaves),
-        path=tuple(inclusion_path(leaves, place)),
+        path=tuple(inclusion_path(leaves, place, len(leaves))),
     )
     (folder / "log-entry.json").write_text(json.dumps(write_log(signer, report_sha256=document.sha256).to_json()))
     (folder / "report.json").write_bytes(document.content)

@@ -120,7 +120,7 @@ def test_no_other_leaf_passes_with_a_leafs_proof(size: int, data: st.DataObject)
 
     leaves = [leaf_hash(place.to_bytes(2)) for place in range(size)]
     index, other = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size - 1))
-    path, root = inclusion_path(leaves, index), root_hash(leaves)
+    path, root = inclusion_path(leaves, index, size), root_hash(leaves)
     assert included(leaves[index], index=index, size=size, path=path, root=root)
     assert included(leaves[other], index=index, size=size, path=path, root=root) == (other == index)
     assert not included(hashlib.sha256(b"stranger").digest(), index=index, size=size, path=path, root=root)

@@ -1,12 +1,14 @@
 from dataclasses import replace
 from uuid import uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from ledger.errors import NotInReport, UnknownReport
 from ledger.registry.access import ensure_tenant
 from ledger.sample_ids import commit_to_subject, seal, subject_digest
+from ledger.transparency import commitments
 from ledger.transparency.commitments import (
     commit_samples,
     commit_subjects,
@@ -54,6 +56,22 @@ def test_each_sample_can_be_shown_and_no_other_with_its_proof(world):
     with pytest.raises(Mismatch):
         check_inclusion(proofs[1], root=bytes(32), size=5)
     assert len({proof.salt for proof in proofs.values()}) == 5
+
+
+def test_a_proof_reads_a_large_job_in_chunks(world, monkeypatch):
+    """Whatever a job has erased, some rows at a time are in memory."""
+    commitment, report_id = published(world, *range(50))
+    held, fetch = [], psycopg.ServerCursor.fetchmany
+
+    def fetch_some(cursor, size=0):
+        rows = fetch(cursor, size)
+        held.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(psycopg.ServerCursor, "fetchmany", fetch_some)
+    monkeypatch.setattr(commitments, "CHUNK", 8)
+    check_inclusion(prove(world, report_id, 7), root=bytes.fromhex(commitment.root), size=50)
+    assert (sum(held), max(held)) == (50, 8)
 
 
 def test_the_same_samples_twice_give_unlike_roots():

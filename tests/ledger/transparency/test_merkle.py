@@ -47,7 +47,7 @@ def stored(part: Range) -> bytes:
 def test_a_proof_of_inclusion_is_the_rfcs_and_holds(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
     path = [stored(part) for part in inclusion_ranges(index, size)]
-    assert path == naive_path(index, LEAVES[:size]) == inclusion_path(LEAVES[:size], index)
+    assert path == naive_path(index, LEAVES[:size]) == inclusion_path(iter(LEAVES), index, size)
     assert included(LEAVES[index], index=index, size=size, path=path, root=naive(LEAVES[:size]))
 
 
@@ -62,7 +62,30 @@ def test_a_proof_of_consistency_is_the_rfcs_and_holds(second: int, data: st.Data
 
 @given(st.integers(0, len(LEAVES)))
 def test_the_root_is_the_rfcs_however_it_is_computed(size: int) -> None:
-    assert naive(LEAVES[:size]) == root_hash(LEAVES[:size]) == stored((0, size))
+    assert naive(LEAVES[:size]) == root_hash(iter(LEAVES[:size])) == stored((0, size))
+
+
+class Kept(bytes):
+    """A leaf that counts how many of them exist, and how many did at most."""
+
+    now = most = 0
+
+    def __new__(cls, value: bytes) -> "Kept":
+        Kept.now += 1
+        Kept.most = max(Kept.most, Kept.now)
+        return super().__new__(cls, value)
+
+    def __del__(self) -> None:
+        Kept.now -= 1
+
+
+@pytest.mark.parametrize("index", [0, 4321, 9999])
+def test_a_proof_keeps_few_of_the_leaves_that_it_reads(index: int) -> None:
+    size, Kept.most = 10_000, 0
+    leaves = [leaf_hash(place.to_bytes(2)) for place in range(size)]
+    path = inclusion_path(map(Kept, leaves), index, size)
+    assert included(leaves[index], index=index, size=size, path=path, root=root_hash(leaves))
+    assert Kept.most <= size.bit_length()
 
 
 def test_every_tree_begins_with_the_empty_one() -> None:
