@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from ledger.db import now
+from ledger.db import allow_long_statements, now
 from ledger.events.deliveries import wait_after
 from ledger.events.timeline import record
 from ledger.metrics import increment_tally
@@ -212,6 +212,8 @@ def record_failure(session: Session, taken: HandedVersion, *, why: str, random: 
 def _lock(session: Session, taken: HandedVersion, *, with_model: bool) -> HandOver:
     """Lock a hand-over. with_model: lock its model first, on whose timeline an event will be."""
     if with_model:
+        # A job of the model may hold it for as long, and a result that is not recorded is sent again.
+        allow_long_statements(session)
         mine = select(HandOver.model_id).where(HandOver.id == taken.id).scalar_subquery()
         session.execute(select(Model.id).where(Model.id == mine).with_for_update(key_share=True))
     return session.get_one(HandOver, taken.id, with_for_update=True, populate_existing=True)
