@@ -86,14 +86,14 @@ class Target(Resource):
     model: str = Field(examples=["digits-cnn"])
     state: RequestState
     reason: Reason | None = Field(description="Why it ended as it did.")
-    detail: str | None
+    detail: str | None = Field(description="What happened, in words. Null for a key without requests:read too.")
     samples: SampleCounts | None = Field(
         description="Null for a key without requests:read: it must not learn who is in a training set."
     )
     job: JoinedJob | None
     version: int | None = Field(description="The model version that no longer knows the samples.")
     report_id: UUID | None = Field(description="See GET /reports/{id}.")
-    verdict: Verdict | None
+    verdict: Verdict | None = Field(description="Null for a key without requests:read too.")
     finished_at: datetime | None
 
 
@@ -241,7 +241,12 @@ class Fallback(Resource):
 
 
 class Job(Resource):
-    """One unlearning run of one model, for one or many requests."""
+    """One unlearning run of one model, for one or many requests.
+
+    For a key without `requests:read`, in the answers to `:cancel` and `:retry`, what tells how many samples it erases is left out:
+    `samples`, `requests`, `verdict`, `detail`, `fallback` and `eta_seconds` are null, `metrics` and `timings` empty, `step` and
+    `total` 0.
+    """
 
     id: UUID
     model: str = Field(examples=["digits-cnn"])
@@ -275,7 +280,7 @@ class Job(Resource):
     )
     cut_off_reason: ClosingReason
     samples: int | None = Field(description="To be erased by it; null until it is closed.")
-    requests: int = Field(description="How many requests it serves.")
+    requests: int | None = Field(description="How many requests it serves.")
     due_at: datetime | None = Field(description="The earliest deadline among them.")
     approved_by: str | None = Field(description="Who let it run, where the model's jobs need approval.")
     approved_at: datetime | None

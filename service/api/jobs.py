@@ -18,7 +18,7 @@ from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.jobs import get_job, list_attempts, list_jobs
 from ledger.resources import Attempt, Event, Job, Listing, Page
 from ledger.states import TERMINAL, JobState
-from service.http.authentication import Admin, ApiRoute, Reader, Writer
+from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional, preferred
 from service.http.fields import After, Cursor, Limit, Name
 from service.http.openapi import problems
@@ -121,7 +121,7 @@ def get_attempts(job_id: UUID, caller: Reader, ledger: Ledger) -> Listing[Attemp
 @router.post("/jobs/{job_id:uuid}:cancel", summary="Cancel a job", responses=problems(401, 403, 404, 409, 422, 503))
 def post_cancel(job_id: UUID, caller: Writer, ledger: Ledger) -> Job:
     """Stops the job with all its requests: at once while it waits, at the next step while it runs. The served model stays."""
-    return cancel_job(ledger, tenant_id=caller.tenant_id, job_id=job_id)
+    return shown_to(caller, cancel_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
 
 
 @router.post(
@@ -132,7 +132,7 @@ def post_retry(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: W
     state = request.app.state
     job = retry_job(ledger, tenant_id=caller.tenant_id, job_id=job_id)
     tasks.add_task(wake, state.broker, state.database, [job.id])
-    return job
+    return shown_to(caller, job)
 
 
 @router.post("/jobs/{job_id:uuid}:approve", summary="Approve a job", responses=problems(401, 403, 404, 409, 422, 503))

@@ -33,7 +33,7 @@ from ledger.sample_key import check_sample_key
 from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
-from service.http.authentication import Admin, ApiRoute, Reader, Writer
+from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional
 from service.http.fields import After, Cursor, Limit, Moment, Name, RequiredText, SampleID, Subject, Text, Token
 from service.http.openapi import problems
@@ -330,8 +330,7 @@ def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequ
     409, with the reason, once its result is published, and while a job that serves other requests too is running or its version
     awaits approval.
     """
-    request = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
-    return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
+    return shown_to(caller, cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id))
 
 
 @router.post(
@@ -345,7 +344,7 @@ def post_extend(request_id: UUID, asked: ExtensionBody, caller: Writer, ledger: 
     409 if it is served, withdrawn, dismissed, overdue or extended already.
     """
     request = extend_deadline(ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason)
-    return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
+    return shown_to(caller, request)
 
 
 @router.post(
@@ -404,7 +403,7 @@ def record_request(
         idempotency=idempotency,
     )
     if not caller.may(Scope.REQUESTS_READ):
-        return _without_counts(request)
+        return shown_to(caller, request)
     return request.model_copy(update=_unmatched(session, request, asked, digests, people, tenant_id=caller.tenant_id))
 
 
@@ -461,10 +460,3 @@ def hash_body(body: object, *, key: bytes) -> str:
     Like the hashes there it is hashed on to the later keys, so it outlives a rotation.
     """
     return rehash(bytes.fromhex(canonical_sha256(body)), key[KEY_BYTES:]).hex()
-
-
-def _without_counts(request: UnlearnRequest) -> UnlearnRequest:
-    """Remove how many samples matched, and in which datasets people were found: it tells who is in a training set."""
-    targets = tuple(target.model_copy(update={"samples": None}) for target in request.targets)
-    found = (request.dataset,) if request.every_dataset else request.datasets
-    return request.model_copy(update={"samples": None, "subjects": None, "datasets": found, "targets": targets})

@@ -6,7 +6,7 @@ A route finds its caller before the first byte of the body is read. So a call wi
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ledger.errors import KeyRefused
 from ledger.registry.access import Caller, Scope, authenticate
+from ledger.resources import Job, UnlearnRequest
 from service.http.bodies import JsonRequest
 from service.http.limits import count_address, count_call
 from service.http.problems import InvalidQuery, ScopeMissing, missing_name
@@ -30,11 +31,30 @@ _bearer = HTTPBearer(
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
+Shown = TypeVar("Shown", Job, UnlearnRequest)
+
 
 def require(caller: Caller, scope: Scope) -> None:
     """Raise ScopeMissing if the caller's key lacks the scope."""
     if not caller.may(scope):
         raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
+
+
+def shown_to(caller: Caller, found: Shown) -> Shown:
+    """Return a request or a job as the caller may see it: whole, or for a key without `requests:read` without its counts.
+
+    What tells how many samples matched, and in which datasets people were found, tells who is in a training set. So do a run's
+    figures, and the sentences about it: an audit's begins with the number of samples.
+    """
+    if caller.may(Scope.REQUESTS_READ):
+        return found
+    if isinstance(found, Job):
+        unknown = dict.fromkeys(("samples", "requests", "verdict", "detail", "fallback", "eta_seconds"))
+        return found.model_copy(update={**unknown, "metrics": {}, "timings": {}, "step": 0, "total": 0})
+    unknown = dict.fromkeys(("samples", "verdict", "detail"))
+    targets = tuple(target.model_copy(update=unknown) for target in found.targets)
+    datasets = (found.dataset,) if found.every_dataset else found.datasets
+    return found.model_copy(update={"samples": None, "subjects": None, "datasets": datasets, "targets": targets})
 
 
 class _Needs:

@@ -1,3 +1,6 @@
+import re
+from typing import Any
+
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -156,6 +159,69 @@ def test_reading_is_not_enough_to_stop_a_job(serve: Serve, site: Site) -> None:
     path = "/jobs/" + serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
 
     assert serve(key=site.reader).post(path + ":cancel").status_code == 403
+
+
+def answers_to_a_writer(
+    serve: Serve, sessions: sessionmaker[Session], site: Site, *, matching: int
+) -> dict[str, dict[str, Any]]:
+    """What a key with `requests:write` alone gets to know of four samples, of which so many are in the training set."""
+    names = [f"sample-{place}" for place in (*range(matching), *range(50, 54 - matching))]
+    client, found = serve(key=site.writer), {}
+    body = ASKED | {"sample_ids": names}
+    found["submitted"] = client.post("/unlearn-requests", json=body).json()
+    running = found["submitted"]["targets"][0]["job"]["id"]
+    claimed = begin_job(sessions, running)
+    found["stopping"] = client.post(f"/jobs/{running}:cancel").json()
+    with sessions.begin() as session:
+        fail(session, claimed, reason=Reason.CANCELLED_BY_CALLER, detail="Cancelled.", retry=False)
+    request = client.post("/unlearn-requests", json=body).json()
+    failing = request["targets"][0]["job"]["id"]
+    claimed = begin_job(sessions, failing)
+    with sessions.begin() as session:
+        detail = f"The audit of the {matching} samples failed."
+        fail(session, claimed, reason=Reason.AUDIT_FAILED, detail=detail, retry=False)
+    path = f"/unlearn-requests/{request['id']}"
+    found["extended"] = client.post(f"{path}:extend", json={"reason": "It takes long."}).json()
+    found["retried"] = client.post(f"/jobs/{failing}:retry").json()
+    found["withdrawn"] = client.post(f"{path}:cancel").json()
+    return found
+
+
+def test_no_answer_tells_a_key_that_may_not_read_how_many_samples_match(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+    few, many = (answers_to_a_writer(serve, sessions, of, matching=count) for of, count in ((site, 1), (other, 3)))
+
+    assert (few["stopping"]["cancel_requested"], few["retried"]["state"]) == (True, "queued")
+    assert (few["extended"]["targets"][0]["state"], few["withdrawn"]["state"]) == ("failed", "cancelled")
+    for answers in (few, many):
+        for job in (answers["stopping"], answers["retried"]):
+            assert [job[name] for name in ("samples", "requests", "verdict", "detail", "fallback")] == [None] * 5
+            assert (job["metrics"], job["timings"], job["step"], job["total"]) == ({}, {}, 0, 0)
+        for request in (answers["submitted"], answers["extended"], answers["withdrawn"]):
+            assert (request["samples"], request["targets"][0]["samples"]) == (None, None)
+            assert request["targets"][0]["detail"] is None
+    for name, answer in few.items():
+        assert masked(answer) == masked(many[name]), name
+
+
+def masked(answer: dict[str, Any]) -> str:
+    """An answer without what every answer has its own: IDs and times."""
+    return re.sub(r"'[0-9a-f-]{36}'|'\d{4}-\d\d-\d\dT[^']*'", "…", str(answer))
+
+
+def test_a_key_that_may_read_too_sees_what_it_stops(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    begin_job(sessions, job_id)
+
+    job = client.post(f"/jobs/{job_id}:cancel").json()
+
+    assert (job["samples"], job["requests"], job["metrics"], job["total"]) == (2, 1, {"forget_loss": 1.25}, 24)
 
 
 def test_where_approval_is_needed_a_job_and_its_version_wait_for_an_admin(
