@@ -38,7 +38,8 @@ LedgerError
 │       ├── NotFailed           only a failed job can be retried
 │       ├── NoSubjects          no data set knows whose samples it has
 │       ├── MessageRepeated     a connected system's message has come before
-│       └── WebhookDisabled     nothing is sent to a disabled endpoint
+│       ├── WebhookDisabled     nothing is sent to a disabled endpoint
+│       └── CallbackAddress     an address that requests named for callbacks stays as they named it
 ├── WrongSampleKey              the operator: the ledger is hashed under another key than this process has
 ├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
 ├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
@@ -205,6 +206,10 @@ class MessageRepeated(Conflict):
 
 class WebhookDisabled(Conflict):
     """The webhook endpoint is disabled."""
+
+
+class CallbackAddress(Conflict):
+    """The endpoint is an address that requests named for status callbacks: it stays as they named it, and has no secret."""
 
 
 class WrongSampleKey(LedgerError):

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import now
-from ledger.errors import UnknownWebhook
-from ledger.states import DeliveryState, DisabledReason, MessageType
+from ledger.errors import CallbackAddress, UnknownWebhook
+from ledger.states import DeliveryState, DisabledReason, MessageType, WebhookProtocol
 from ledger.tables import WebhookDelivery, WebhookEndpoint
 
 SECRET_OVERLAP = timedelta(hours=24)
@@ -45,8 +45,16 @@ def change_webhook(
     description: str | None = None,
     enabled: bool | None = None,
 ) -> resources.Webhook:
-    """Change what is not None. Messages that an endpoint missed while it was disabled are not sent later. Raises UnknownWebhook."""
+    """Change what is not None. Messages that an endpoint missed while it was disabled are not sent later.
+
+    Raises UnknownWebhook, and CallbackAddress for the address or the types of an endpoint that requests named.
+    """
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
+    if endpoint.protocol == WebhookProtocol.OPENDSR and (url is not None or types is not None):
+        raise CallbackAddress(
+            "requests named this address for their OpenDSR status callbacks, and it gets these alone: its url and types cannot be "
+            "changed, only enabled and description; add a webhook of your own for other messages"
+        )
     endpoint.url = url if url is not None else endpoint.url
     endpoint.types = sorted(set(types)) if types is not None else endpoint.types
     endpoint.description = description if description is not None else endpoint.description
@@ -59,8 +67,15 @@ def change_webhook(
 
 
 def rotate_secret(session: Session, *, tenant_id: UUID, webhook_id: UUID, key: bytes) -> resources.WebhookWithSecret:
-    """Give an endpoint its next secret; messages are signed with the last one too for `SECRET_OVERLAP`. Raises UnknownWebhook."""
+    """Give an endpoint its next secret; messages are signed with the last one too for `SECRET_OVERLAP`.
+
+    Raises UnknownWebhook, and CallbackAddress for an endpoint whose messages are not signed with a secret.
+    """
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
+    if endpoint.protocol == WebhookProtocol.OPENDSR:
+        raise CallbackAddress(
+            "this address has no secret: OpenDSR status callbacks are signed with the key of the service's certificate"
+        )
     endpoint.generation += 1
     endpoint.rotated_at = now(session)
     session.flush()

@@ -96,7 +96,7 @@ class WebhookChange(BaseModel):
 router = APIRouter(route_class=ApiRoute, tags=["webhooks"])
 
 _READ = problems(401, 403, 404, 422, 503)
-_WRITE = problems(400, 401, 403, 404, 413, 415, 422, 503)
+_WRITE = problems(400, 401, 403, 404, 409, 413, 415, 422, 503)
 
 
 @router.post(
@@ -131,7 +131,7 @@ def get_one_webhook(webhook_id: UUID, caller: Admin, ledger: Ledger) -> Webhook:
 
 @router.patch("/webhooks/{webhook_id:uuid}", summary="Change a webhook", responses=_WRITE)
 def patch_webhook(webhook_id: UUID, asked: WebhookChange, caller: Admin, ledger: Ledger) -> Webhook:
-    """Changes an endpoint, disables it or enables it again."""
+    """Changes an endpoint, disables it or enables it again. 409 for the `url` or `types` of one whose `protocol` is `opendsr`."""
     return change_webhook(
         ledger,
         tenant_id=caller.tenant_id,
@@ -150,9 +150,16 @@ def delete_webhook(webhook_id: UUID, caller: Admin, ledger: Ledger) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/webhooks/{webhook_id:uuid}:rotate-secret", summary="Rotate a webhook's secret", responses=_READ)
+@router.post(
+    "/webhooks/{webhook_id:uuid}:rotate-secret",
+    summary="Rotate a webhook's secret",
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
 def post_rotate(webhook_id: UUID, request: Request, caller: Admin, ledger: Ledger) -> WebhookWithSecret:
-    """Gives the endpoint a new secret and shows it. For a day every message carries a signature of the old one too."""
+    """Gives the endpoint a new secret and shows it. For a day every message carries a signature of the old one too.
+
+    409 where the `protocol` is `opendsr`: callbacks are signed with the key of the service's certificate.
+    """
     key: bytes = request.app.state.settings.sample_key_bytes
     return rotate_secret(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, key=key)
 

@@ -212,9 +212,7 @@ def masked(answer: dict[str, Any]) -> str:
     return re.sub(r"'[0-9a-f-]{36}'|'\d{4}-\d\d-\d\dT[^']*'", "…", str(answer))
 
 
-def test_a_key_that_may_read_too_sees_what_it_stops(
-    serve: Serve, site: Site, sessions: sessionmaker[Session]
-) -> None:
+def test_a_key_that_may_read_too_sees_what_it_stops(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
     client = serve(key=site.admin)
     job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
     begin_job(sessions, job_id)

@@ -3,7 +3,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.events.deliveries import Try, record_try, take_batch
+from ledger.events.deliveries import Try, queue_callback, record_try, take_batch
 from ledger.states import TryOutcome
 from tests.service.conftest import Serve, Site
 
@@ -42,6 +42,27 @@ def test_an_endpoint_is_changed_disabled_enabled_and_deleted(admin: httpx.Client
     assert admin.patch(path, json={"enabled": True}).json()["enabled"] is True
     assert admin.delete(path).status_code == 204
     assert admin.get(path).status_code == 404
+
+
+def test_an_address_that_requests_named_is_only_disabled_and_described(
+    admin: httpx.Client, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        for url in (URL, f"{URL}/other"):
+            queue_callback(session, tenant_id=site.tenant_id, url=url, body="{}")
+    before = admin.get("/webhooks").json()["items"]
+    path = f"/webhooks/{before[0]['id']}"
+    assert before[0]["protocol"] == "opendsr"
+
+    refused = [admin.patch(path, json={"url": f"{URL}/other"}), admin.patch(path, json={"types": ["job.failed"]})]
+    refused += [admin.patch(path, json={"url": f"{URL}/new", "enabled": False}), admin.post(f"{path}:rotate-secret")]
+
+    for answer in refused:
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (409, "conflict")
+        assert "OpenDSR" in answer.json()["detail"]
+    assert admin.get("/webhooks").json()["items"] == before
+    changed = admin.patch(path, json={"enabled": False, "description": "the portal"}).json()
+    assert (changed["enabled"], changed["description"]) == (False, "the portal")
 
 
 @pytest.mark.parametrize(
