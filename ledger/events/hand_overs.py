@@ -5,9 +5,11 @@ So none is lost, and a failure undoes no publication. A system that does not ans
 version is promoted; one that has confirmed is asked again every `CHECK_INTERVAL`.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -21,6 +23,8 @@ from ledger.events.timeline import record
 from ledger.metrics import increment_tally
 from ledger.states import OWED, HandOverState, Verdict
 from ledger.tables import HandOver, Job, Model, ModelVersion, Report, Tenant
+
+logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL = timedelta(minutes=5)
 """How long after a system has confirmed a version it is asked again."""
@@ -76,9 +80,12 @@ def plan_hand_overs(
     """Bring a connector's hand-overs up to date with the ledger: one for the served version of each model that it concerns.
 
     concerns: tells by a model's name. withdraws: whether the system can delete; then versions that were purged here are withdrawn.
+    A tenant that the ledger does not know has no model yet: the log says so once a process.
     """
     current = and_(HandOver.model_id == Model.id, HandOver.connector == connector, HandOver.state.in_(CURRENT))
-    of_tenant = select(Tenant.id).where(Tenant.name == tenant).scalar_subquery()
+    of_tenant = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
+    if of_tenant is None:
+        _report_unknown_tenant(connector, tenant)
     found = (
         select(Model.id, Model.name, HandOver.version_id == Model.served_version_id)
         .outerjoin(HandOver, current)
@@ -111,6 +118,15 @@ def plan_hand_overs(
         at = func.clock_timestamp()
         values = {"state": HandOverState.WITHDRAWING, "failures": 0, "since": at, "next_try_at": at}
         session.execute(update(HandOver).where(due).values(**values).execution_options(synchronize_session=False))
+
+
+@cache
+def _report_unknown_tenant(connector: str, tenant: str) -> None:
+    logger.error(
+        "the connector %s gets nothing: there is no tenant %r; correct `tenant` in EXPUNGE_CONNECTORS",
+        connector,
+        tenant,
+    )
 
 
 def retire_hand_overs(session: Session, *, keep: Collection[str]) -> None:

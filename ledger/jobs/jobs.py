@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from ledger import resources
 from ledger.errors import UnknownJob, UnknownReport
 from ledger.paging import read_page
+from ledger.registry.models import find_model
 from ledger.states import JobState, RequestState, Verdict
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples, job_samples, request_samples, training_samples
@@ -115,12 +116,12 @@ def list_jobs(
     cursor: str | None = None,
     limit: int = 50,
 ) -> resources.Page[resources.Job]:
-    """List a tenant's jobs, newest first: all, or those in a state or of a model. Raises InvalidCursor."""
+    """List a tenant's jobs, newest first: all, or those in a state or of a model. Raises UnknownModel, InvalidCursor."""
     chosen = select(Job).where(Job.tenant_id == tenant_id)
     if state is not None:
         chosen = chosen.where(Job.state == state)
     if model is not None:
-        chosen = chosen.where(Job.model_id.in_(select(Model.id).where(Model.name == model)))
+        chosen = chosen.where(Job.model_id == find_model(session, tenant_id=tenant_id, name=model).id)
     jobs, next_cursor = read_page(session, chosen, Job, cursor=cursor, limit=limit)
     found = {row.id: row for row in session.execute(_all_jobs().where(Job.id.in_([job.id for job in jobs])))}
     items = [resources.Job.model_validate(found[job.id]) for job in jobs]

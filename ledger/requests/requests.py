@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from ledger import resources
 from ledger.errors import UnknownRequest
 from ledger.paging import read_page
+from ledger.registry.models import find_model
 from ledger.states import RequestState, SampleOutcome, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from ledger.tables.samples import request_datasets, request_samples, request_subjects
@@ -41,14 +42,14 @@ def list_requests(
     """List a tenant's requests, newest first: all, or those that fulfil each condition that is given.
 
     A request is open until it has ended, and unserved while the law asks for it (`UnlearnRequest.is_unserved`). It is overdue if it
-    is unserved after its date. Raises InvalidCursor.
+    is unserved after its date. Raises UnknownModel, InvalidCursor.
     """
     chosen = select(UnlearnRequest).where(UnlearnRequest.tenant_id == tenant_id)
     if state is not None:
         chosen = chosen.where(UnlearnRequest.state == state)
     if model is not None:
-        touching = select(Target.request_id).join(Model, Model.id == Target.model_id).where(Model.name == model)
-        chosen = chosen.where(UnlearnRequest.id.in_(touching))
+        of_model = find_model(session, tenant_id=tenant_id, name=model)
+        chosen = chosen.where(UnlearnRequest.id.in_(select(Target.request_id).where(Target.model_id == of_model.id)))
     if due_before is not None:
         chosen = chosen.where(UnlearnRequest.due_at < due_before)
     if is_open is not None:

@@ -20,7 +20,7 @@ from ledger.resources import Attempt, Event, Job, Listing, Page
 from ledger.states import TERMINAL, JobState
 from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional, preferred
-from service.http.fields import After, Cursor, Limit, Name
+from service.http.fields import After, JobCursor, Limit, Name
 from service.http.openapi import problems
 from service.http.sessions import Database, Ledger
 from service.http.streaming import SEND_SECONDS, Streams
@@ -69,16 +69,16 @@ def get_one_job(job_id: UUID, request: Request, caller: Reader, ledger: Ledger) 
     return conditional(request, job, headers=headers)
 
 
-@router.get("/jobs", summary="List the jobs", responses=problems(401, 403, 422, 503))
+@router.get("/jobs", summary="List the jobs", responses=problems(401, 403, 404, 422, 503))
 def get_jobs(
     caller: Reader,
     ledger: Ledger,
     state: JobState | None = None,
     model: Name | None = None,
-    cursor: Cursor = None,
+    cursor: JobCursor = None,
     limit: Limit = 50,
 ) -> Page[Job]:
-    """A page of the tenant's jobs, newest first."""
+    """A page of the tenant's jobs, newest first. 404 for a model that is not registered."""
     return list_jobs(ledger, tenant_id=caller.tenant_id, state=state, model=model, cursor=cursor, limit=limit)
 
 

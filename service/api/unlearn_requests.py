@@ -35,7 +35,7 @@ from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
 from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional
-from service.http.fields import After, Cursor, Limit, Moment, Name, RequiredText, SampleID, Subject, Text, Token
+from service.http.fields import After, Limit, Moment, Name, RequestCursor, RequiredText, SampleID, Subject, Text, Token
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.settings import Settings
@@ -260,7 +260,7 @@ def preview_unlearn_request(asked: NewUnlearnRequest, request: Request, caller: 
     return found
 
 
-@router.get("/unlearn-requests", summary="List the requests", responses=problems(401, 403, 422, 503))
+@router.get("/unlearn-requests", summary="List the requests", responses=problems(401, 403, 404, 422, 503))
 def get_unlearn_requests(
     caller: Reader,
     ledger: Ledger,
@@ -275,10 +275,13 @@ def get_unlearn_requests(
         Query(description="Only those that were neither served nor withdrawn nor dismissed, or only the others."),
     ] = None,
     overdue: Annotated[bool, Query(description="Only those that are unserved after their date.")] = False,
-    cursor: Cursor = None,
+    cursor: RequestCursor = None,
     limit: Limit = 50,
 ) -> Page[UnlearnRequest]:
-    """A page of the tenant's requests, newest first. What is soon due: `unserved=true` with `due_before`."""
+    """A page of the tenant's requests, newest first. What is soon due: `unserved=true` with `due_before`.
+
+    404 for a model that is not registered.
+    """
     return list_requests(
         ledger,
         tenant_id=caller.tenant_id,

@@ -19,7 +19,7 @@ from ledger.events.webhooks import (
 from ledger.resources import Delivery, Listing, Page, Webhook, WebhookWithSecret
 from ledger.states import DeliveryState, MessageType
 from service.http.authentication import Admin, ApiRoute
-from service.http.fields import Cursor, Limit, Text
+from service.http.fields import DeliveryCursor, Limit, Text
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 
@@ -170,7 +170,7 @@ def get_deliveries(
     caller: Admin,
     ledger: Ledger,
     state: DeliveryState | None = None,
-    cursor: Cursor = None,
+    cursor: DeliveryCursor = None,
     limit: Limit = 50,
 ) -> Page[Delivery]:
     """A page of the log, newest first: each message with every try to deliver it."""

@@ -29,7 +29,7 @@ from service.console.sign_in import (
     sign_out,
     signed_in,
 )
-from service.http.fields import Cursor, Name
+from service.http.fields import JobCursor, Name, RequestCursor
 from service.http.sessions import Ledger
 from unlearning.specs import EXACT
 
@@ -76,7 +76,7 @@ def _conditions(show: Filter | None, at: datetime) -> dict[str, Any]:
 
 
 @router.get("/")
-def home(ledger: Ledger, visitor: Visitor, show: Filter | None = None, cursor: Cursor = None) -> Response:
+def home(ledger: Ledger, visitor: Visitor, show: Filter | None = None, cursor: RequestCursor = None) -> Response:
     """List the requests with their deadlines, newest first. A key that may only read reports gets those."""
     if not visitor.may(Scope.REQUESTS_READ):
         return RedirectResponse("/console/reports", 303)
@@ -111,7 +111,7 @@ def one_request(request_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
 
 
 @router.get("/console/jobs")
-def jobs(ledger: Ledger, visitor: Reader, cursor: Cursor = None) -> Response:
+def jobs(ledger: Ledger, visitor: Reader, cursor: JobCursor = None) -> Response:
     """List the jobs, newest first."""
     found = list_jobs(ledger, tenant_id=visitor.tenant_id, cursor=cursor, limit=PAGE_SIZE)
     return page("jobs", visitor=visitor, here="/console/jobs", found=found, now=now(ledger))

@@ -3,12 +3,13 @@
 import re
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
-from ledger.paging import CURSOR
+from ledger.paging import Row, cursor_form
+from ledger.tables import Job, UnlearnRequest, WebhookDelivery
 from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sample_id
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
@@ -83,12 +84,16 @@ def require_whole(value: object) -> object:
     return value
 
 
-Cursor = Annotated[
-    str | None,
-    Query(
-        description="`next_cursor` of the page before; leave out for the first.", json_schema_extra={"pattern": CURSOR}
-    ),
-]
+def _cursor(table: type[Row]) -> Any:
+    return Query(
+        description="`next_cursor` of the page before of this list; leave out for the first.",
+        json_schema_extra={"pattern": cursor_form(table)},
+    )
+
+
+RequestCursor = Annotated[str | None, _cursor(UnlearnRequest)]
+JobCursor = Annotated[str | None, _cursor(Job)]
+DeliveryCursor = Annotated[str | None, _cursor(WebhookDelivery)]
 """Where a page of a list starts."""
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items on the page.")]

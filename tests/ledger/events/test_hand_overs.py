@@ -60,6 +60,15 @@ def kinds(world):
         return [event.kind for event in events if event.kind.startswith("version.")]
 
 
+def test_a_connector_for_a_tenant_that_is_not_there_says_so_in_the_log_once(world, caplog):
+    for _ in range(2):
+        plan(world, connector="abroad", tenant="hosptial")
+
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert all(word in caplog.text for word in ("abroad", "'hosptial'", "EXPUNGE_CONNECTORS"))
+    assert states(world) == []
+
+
 @pytest.fixture
 def handed(world):
     """The first version of `small` is at the system."""

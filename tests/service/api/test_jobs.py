@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs.results import fail
 from ledger.states import Reason
-from tests.service.conftest import Serve, Site, begin_job, publish_job, set_up
+from tests.service.conftest import Serve, Site, begin_job, fail_job, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"], "expedite": True}
 
@@ -87,8 +87,40 @@ def test_jobs_are_listed_with_filters(serve: Serve, site: Site, sessions: sessio
 
     assert len(client.get("/jobs").json()["items"]) == 2
     assert [job["id"] for job in client.get("/jobs", params={"state": "completed"}).json()["items"]] == [job_id]
-    assert client.get("/jobs", params={"model": "other"}).json() == {"items": [], "next_cursor": None}
+    assert len(client.get("/jobs", params={"model": "triage"}).json()["items"]) == 2
     assert client.get("/jobs", params={"limit": 1}).json()["next_cursor"]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/unlearn-requests"])
+def test_a_list_for_an_unknown_model_is_refused(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], path: str
+) -> None:
+    client = serve(key=site.admin)
+    client.post("/unlearn-requests", json=ASKED)
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+
+    assert client.get(path, params={"model": "triage"}).json()["items"]
+    assert serve(key=other.admin).get(path, params={"model": "triage"}).json()["items"] == []
+    for answer in (client.get(path, params={"model": "nope"}), client.get(path, params={"model": "nope", "limit": 1})):
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (404, "unknown-model")
+        assert "'nope'" in answer.json()["detail"]
+
+
+def test_a_cursor_is_good_for_its_own_list_alone(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    for name in ("sample-1", "sample-2"):
+        request = client.post("/unlearn-requests", json=ASKED | {"sample_ids": [name]}).json()
+        fail_job(sessions, request["targets"][0]["job"]["id"])
+    cursors = {
+        path: client.get(path, params={"limit": 1}).json()["next_cursor"] for path in ("/jobs", "/unlearn-requests")
+    }
+
+    for path, cursor in cursors.items():
+        for other in cursors:
+            answer = client.get(other, params={"cursor": cursor})
+            assert answer.status_code == (200 if other == path else 422), (path, other)
+            assert other == path or answer.json()["type"].endswith("/invalid-cursor")
 
 
 def test_a_waiting_job_is_cancelled_at_once(serve: Serve, site: Site) -> None:
