@@ -21,6 +21,7 @@ LedgerError
 │   ├── SamplesNotInDataset     samples are not registered
 │   ├── UnknownRegulation
 │   ├── UnknownScope
+│   ├── InvalidName             no address could hold a dataset or a model of that name
 │   ├── InvalidCursor
 │   ├── InvalidPlace            the log has no tree of that size, or the tree no such leaf
 │   ├── InvalidTime             a time without a zone or in the future
@@ -130,6 +131,10 @@ class UnknownRegulation(Refused):
 
 class UnknownScope(Refused):
     """No such scope of an API key."""
+
+
+class InvalidName(Refused):
+    """No address could hold a dataset or a model of that name."""
 
 
 class InvalidCursor(Refused):

@@ -18,7 +18,7 @@ from expunge.operator.workloads import choose_device, find_faults, find_left_out
 from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
-from ledger.registry.datasets import register_dataset
+from ledger.registry.datasets import check_name, register_dataset
 from ledger.registry.models import CHECKPOINTS, get_model, register_model
 from ledger.registry.references import DefaultPolicies
 from ledger.registry.subjects import assign_subjects
@@ -74,6 +74,7 @@ def register_workload(
     if approve_utility_drop is not None and not 0 <= approve_utility_drop <= 100:
         raise CannotRegister(f"approve_utility_drop is {approve_utility_drop:g}; it must be 0 to 100 points of merit.")
     try:
+        check_name(name, of="model")  # before the dry run, which takes its time
         chosen = [parse(method_object(method)) for method in policy or ()]
         workload = load_workload(reference, allowed=allow_list(deployment.workloads))
         path = find_weights(weights, reference)

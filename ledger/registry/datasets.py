@@ -1,5 +1,6 @@
 """Datasets and their samples."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
@@ -9,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import SamplesNotInDataset, UnknownDataset
+from ledger.errors import InvalidName, SamplesNotInDataset, UnknownDataset
 from ledger.sample_ids import joined_sha256
 from ledger.tables import Dataset
 from ledger.tables.samples import samples
@@ -18,12 +19,19 @@ DIGEST_BYTES = 32
 CHUNK = 50_000
 """Digests in one statement: large enough to be fast, small enough to keep memory flat."""
 
+_NAME = re.compile(r"(?!\.\.?$)[^/\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
 MAX_UNMATCHED_LINES = 1000
 """Lines of a list without a match that are named by their numbers; all of them are counted."""
 
 
 def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> resources.Dataset:
-    """Create a dataset, or add samples to the one of that name. Samples that it has already stay."""
+    """Create a dataset, or add samples to the one of that name. Samples that it has already stay.
+
+    Raises InvalidName for a new one. Datasets from before there was a rule keep their names.
+    """
+    if name not in session.scalars(select(Dataset.name).where(Dataset.tenant_id == tenant_id)).all():
+        check_name(name, of="dataset")
     session.execute(insert(Dataset).values(tenant_id=tenant_id, name=name).on_conflict_do_nothing())
     dataset = session.scalars(
         select(Dataset)
@@ -34,6 +42,18 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
     dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, digests)
     session.flush()
     return _to_dataset(dataset)
+
+
+def check_name(name: str, *, of: str) -> None:
+    """Check the name of a new dataset or model, which stands in addresses such as `/models/{name}/versions`.
+
+    It has 1 to 200 characters, no `/`, no control character, and is not `.` or `..`. Raises InvalidName.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InvalidName(
+            f"{name!r} cannot be the name of a {of}, because no address could hold it: a name has 1 to 200 characters, without / "
+            "and control characters, and is not . or .., such as acme-triage"
+        )
 
 
 def digest_tables(digests: Iterable[bytes]) -> Iterator[Subquery]:

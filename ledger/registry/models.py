@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.errors import AlreadyRegistered, ModelBusy, UnknownModel
 from ledger.events.timeline import record
-from ledger.registry.datasets import check_registered, count_common, find_dataset, insert_digests
+from ledger.registry.datasets import check_name, check_registered, count_common, find_dataset, insert_digests
 from ledger.states import Escalation, VersionKind
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
@@ -40,8 +40,10 @@ def register_model(
 
     lacks: what methods may need and it does not have; None if that is not known.
     approve_utility_drop: points of merit, 0 to 100, beyond which a version of it awaits approval; None for the table's default.
-    Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
+    Raises InvalidName, UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty
+    policy.
     """
+    check_name(name, of="model")
     if not policy:
         raise ValueError("a model's policy must name at least one method")
     of_dataset = find_dataset(session, tenant_id=tenant_id, name=dataset)

@@ -65,6 +65,11 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
     assert view.lacks == ("adapters", "convolutions", "head")
 
 
+def test_a_name_that_no_address_could_hold_is_refused_before_anything_is_loaded(where: Deployment) -> None:
+    with pytest.raises(CannotRegister, match=r"'acme/digits' cannot be the name of a model.*acme-triage"):
+        register_workload(where, name="acme/digits", reference="nowhere:at_all")
+
+
 def test_by_default_ieu_is_tried_and_then_retraining(where: Deployment, trained: Trained) -> None:
     view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     assert [method["kind"] for method in view.policy] == ["ieu", "retrain"]

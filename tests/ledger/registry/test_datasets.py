@@ -1,8 +1,9 @@
 import pytest
 
-from ledger.errors import UnknownDataset
+from ledger.errors import InvalidName, UnknownDataset
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import get_dataset, list_datasets, register_dataset
+from ledger.tables import Dataset
 from tests.ledger.conftest import digests, statements
 
 
@@ -18,6 +19,18 @@ def test_registering_again_adds_only_what_is_new(world):
 
 def test_a_sample_given_twice_is_one(world):
     assert register(world, [1, 1, 2], name="twice").samples == 2
+
+
+@pytest.mark.parametrize("name", ["acme/scans", "sca\tns", "\x00", "..", ""])
+def test_a_new_name_that_no_address_could_hold_is_refused_with_a_good_one(world, name):
+    with pytest.raises(InvalidName, match="acme-triage"):
+        register(world, [1], name=name)
+
+
+def test_a_dataset_from_before_there_was_a_rule_takes_samples(world):
+    with world.sessions.begin() as session:
+        session.add(Dataset(tenant_id=world.tenant_id, name="acme/scans"))
+    assert register(world, [1, 2], name="acme/scans").samples == 2
 
 
 def test_a_dataset_may_be_empty(world):

@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from ledger.errors import AlreadyRegistered, SamplesNotInDataset, UnknownDataset, UnknownModel
+from ledger.errors import AlreadyRegistered, InvalidName, SamplesNotInDataset, UnknownDataset, UnknownModel
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_models, list_versions, register_model
 from ledger.states import VersionKind
@@ -34,6 +34,21 @@ def test_a_registered_model_starts_with_version_one(world):
 def test_a_name_is_taken_once(world):
     with pytest.raises(AlreadyRegistered, match="small"):
         register(world, name="small")
+
+
+@pytest.mark.parametrize(
+    "name", ["acme/triage", "/", "tri\nage", "\x00", "\x7f", ".", "..", "", "n" * 201, "\udc80", "triage\n"]
+)
+def test_a_name_that_no_address_could_hold_is_refused_with_a_good_one(world, name):
+    with pytest.raises(InvalidName, match="acme-triage"):
+        register(world, name=name)
+    with world.sessions() as session:
+        assert {model.name for model in list_models(session, tenant_id=world.tenant_id)} == {"large", "small"}
+
+
+@pytest.mark.parametrize("name", ["acme-triage", "acme:triage?#%", "Röntgen 2", "...", "n" * 200, ".triage"])
+def test_every_other_name_is_good(world, name):
+    assert register(world, name=name).name == name
 
 
 def test_training_samples_must_be_in_the_dataset(world):
