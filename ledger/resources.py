@@ -125,7 +125,8 @@ class UnlearnRequest(Resource):
     unmatched_lines: list[int] | None = Field(
         default=None,
         description="In the answer to the POST alone, for an upload: the numbers, from 1, of the first 1000 of its lines that "
-        "hold a sample that no model was trained on, or a person without samples. `samples` and `subjects` count all of them.",
+        "hold a sample that no model was trained on, or a person without samples. `samples` and `subjects` count all of them. "
+        "Null in an answer that is given again by its idempotency key after the upload was deleted.",
     )
     method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
     reason: str | None

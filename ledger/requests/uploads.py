@@ -99,11 +99,14 @@ def find_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> Upload
     return upload
 
 
-def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> list[int]:
-    """List the first MAX_UNMATCHED_LINES lines of an upload that match nothing in the request, in order.
+def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> list[int] | None:
+    """List the first MAX_UNMATCHED_LINES lines of an upload that match nothing in the request, in order; None if it is deleted.
 
     That is a sample that no model of the request was trained on, or a person without samples in its datasets.
     """
+    upload = session.get(Upload, upload_id, populate_existing=True)
+    if upload is None:
+        return None
     allow_long_statements(session)
     of_samples = (
         select(uploaded_samples.c.line)
@@ -118,8 +121,7 @@ def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> l
         .join(request_subjects, request_subjects.c.subject == uploaded_samples.c.digest)
         .where(request_subjects.c.request_id == request_id, request_subjects.c.samples == 0)
     )
-    dataset_id = session.scalar(select(Upload.dataset_id).where(Upload.id == upload_id))
-    lines = (of_people if dataset_id is None else of_samples).where(
+    lines = (of_people if upload.dataset_id is None else of_samples).where(
         uploaded_samples.c.upload_id == upload_id, uploaded_samples.c.line.is_not(None)
     )
     return list(session.scalars(lines.order_by(uploaded_samples.c.line).limit(MAX_UNMATCHED_LINES)))

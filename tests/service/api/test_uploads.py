@@ -252,6 +252,27 @@ def test_lines_without_a_match_are_listed_by_their_numbers(serve: Serve, site: S
     assert made["unmatched_lines"] is None  # a key without requests:read must not learn who is in a training set
 
 
+@pytest.mark.parametrize(
+    ("body", "lines", "afterwards"), [(b"sample-1\nnobody\nno one", [2, 3], None), (b"sample-1\nsample-2", [], [])]
+)
+def test_an_answer_given_again_after_its_upload_is_gone_does_not_say_that_every_line_matched(
+    serve: Serve, site: Site, body: bytes, lines: list[int], afterwards: list[int] | None
+) -> None:
+    client = serve(key=site.admin)
+    upload_id = upload(client, body).json()["id"]
+
+    def ask() -> dict[str, object]:
+        asked = {"dataset": "scans", "upload": upload_id}
+        return dict(client.post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "once"}).json())
+
+    first, again = ask(), ask()
+    assert client.delete(f"/uploads/{upload_id}").status_code == 204
+
+    assert first == again
+    assert first["unmatched_lines"] == lines
+    assert ask() == first | {"unmatched_lines": afterwards}
+
+
 @pytest.mark.parametrize("wrong", [" sample-1", "sample-1 ", "sample\u0007", "\ufeffsample-1", "s" * 201, ""])
 def test_one_rule_for_ids_holds_everywhere(serve: Serve, site: Site, wrong: str) -> None:
     client = serve(key=site.admin)
