@@ -100,9 +100,14 @@ def count_address(request: Request) -> None:
 
 
 def _network(host: str) -> str:
-    """Return an address as it is counted: IPv6 by its /64, which is what one customer has."""
+    """Return an address as it is counted: IPv6 by its /64, which is what one customer has, but IPv4 by itself.
+
+    A socket for both kinds gives an IPv4 address within an IPv6 one (`::ffff:192.0.2.1`).
+    """
     try:
         ip = ip_address(host.partition("%")[0])
     except ValueError:
         return host
-    return str(ip_network((ip, 64), strict=False)) if isinstance(ip, IPv6Address) else host
+    if not isinstance(ip, IPv6Address):
+        return host
+    return str(ip.ipv4_mapped or ip_network((ip, 64), strict=False))

@@ -92,6 +92,8 @@ def test_an_address_is_what_a_trusted_proxy_says(serve: Serve, site: Site) -> No
 
     assert [call("192.0.2.1"), call("192.0.2.2"), call("192.0.2.1")] == [200, 200, 429]
     assert [call("2001:db8::1"), call("2001:db8::2"), call("2001:db8:0:1::1")] == [200, 429, 200]
+    assert [call("::ffff:192.0.2.3"), call("::ffff:192.0.2.4"), call("::ffff:c000:203")] == [200, 200, 429]
+    assert call("::ffff:192.0.2.1") == call("192.0.2.3") == 429
 
 
 def test_addresses_are_not_counted_where_the_operator_says_so() -> None:
