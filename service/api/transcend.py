@@ -1,6 +1,5 @@
 """Transcend: the webhook by which it sends an erasure, and the call by which a puller passes on a pending one."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, Valid
 from sqlalchemy.orm import Session
 
 from connectors.transcend import MANAGER, TokenRefused, Transcend, hash_job, make_reference, make_result, seal
+from ledger.db import now
 from ledger.errors import InvalidTime, Refused
 from ledger.registry.access import Caller
 from ledger.requests.managed import Managed, find_reference
@@ -67,7 +67,7 @@ def post_webhook(body: RawBody, request: Request, caller: Writer, ledger: Ledger
     """Records an erasure. The answer is the same whether or not anybody knows the person, and to a replay."""
     transcend: Transcend = request.app.state.transcend
     try:
-        claims = transcend.check_token(request.headers.get("x-sombra-token", ""), at=datetime.now(UTC))
+        claims = transcend.check_token(request.headers.get("x-sombra-token", ""), at=now(ledger))
     except TokenRefused as error:
         raise SignatureRefused(str(error)) from None
     job = _read_job(body)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.stack.broker import free_port
@@ -139,6 +140,21 @@ def broker_url() -> Iterator[str]:
     """A Redis-protocol server for the whole session."""
     with redis_server() as url:
         yield url
+
+
+@pytest.fixture
+def database_an_hour_ahead(engine: Engine) -> Iterator[None]:
+    """The database's clock is an hour ahead of this process's, for connections that are opened from now on."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE SCHEMA ahead"))
+        later = "SELECT pg_catalog.clock_timestamp() + interval '1 hour'"
+        connection.execute(
+            text(f"CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ {later} $$")
+        )
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET search_path = ahead, public, pg_catalog"))
+        yield
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} RESET search_path"))
+        connection.execute(text("DROP SCHEMA ahead CASCADE"))
 
 
 @dataclass(frozen=True)

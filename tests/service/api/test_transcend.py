@@ -363,6 +363,18 @@ def test_a_message_needs_sombras_token_a_nonce_and_a_key_of_ours(
     assert count(sessions) == 0
 
 
+def test_the_age_of_a_token_counts_by_the_databases_clock(
+    http: httpx.Client, site: Site, declared: Path, database_an_hour_ahead: None, serve: Serve
+) -> None:
+    ahead = serve(key=site.writer, transcend=declared, alone=True)  # with new connections
+    hour = 3600.0
+
+    assert post(ahead, iat=time.time() + hour).status_code == 200
+    assert post(ahead, iat=time.time() + 2 * hour).status_code == 403
+    assert post(ahead, iat=time.time() - 23.5 * hour).status_code == 403
+    assert post(ahead, iat=time.time() - 22 * hour).status_code == 200
+
+
 def test_no_table_holds_the_identity_nor_the_nonce(http: httpx.Client, sessions: Sessions) -> None:
     for person in (ANN, STRANGER):
         post(http, person=person, nonce=f"nonce.{person}")

@@ -1,6 +1,5 @@
 import math
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from queue import Queue
 from typing import Any
@@ -9,7 +8,7 @@ from uuid import UUID
 import httpx
 import pytest
 import redis
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.references import ReferenceFile, register_references
@@ -142,21 +141,6 @@ def test_a_due_job_wakes_the_worker_after_the_commit(serve: Serve, site: Site, b
         kind_and_message = queue.blpop(["celery"], timeout=PATIENCE)
     assert b"expunge.run_job" in kind_and_message[1]
     assert b"sample-1" not in kind_and_message[1]
-
-
-@pytest.fixture
-def database_an_hour_ahead(engine: Engine) -> Iterator[None]:
-    """The database's clock is an hour ahead of this process's, for connections that are opened from now on."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("CREATE SCHEMA ahead"))
-        later = "SELECT pg_catalog.clock_timestamp() + interval '1 hour'"
-        connection.execute(
-            text(f"CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ {later} $$")
-        )
-        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET search_path = ahead, public, pg_catalog"))
-        yield
-        connection.execute(text(f"ALTER DATABASE {engine.url.database} RESET search_path"))
-        connection.execute(text("DROP SCHEMA ahead CASCADE"))
 
 
 def test_whether_a_job_takes_no_more_requests_is_decided_by_the_databases_clock(
