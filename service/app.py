@@ -111,11 +111,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     metrics.instrument(app, app.state.metrics)
-    of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
-    of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
+    of_lists = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS, advice=uploads.SPLIT)
+    of_uploads = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_lists)
+    inline = Bounds(settings.max_body_bytes, advice=unlearn_requests.UPLOAD)
+    of_requests = dict.fromkeys(("/unlearn-requests", "/unlearn-requests:preview"), inline)
     of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests", "/transcend/*"), managers.BODY)
-    of_forms = {"/console/sign-in": Bounds(MAX_FORM_BYTES)}
-    by_path = {**of_paths, **of_managers, **of_forms, f"{connectors.PREFIX}/*": connectors.BODY}
+    of_forms = {"/console/sign-in": Bounds(MAX_FORM_BYTES, advice="The form has one API key.")}
+    by_path = {**of_uploads, **of_requests, **of_managers, **of_forms, f"{connectors.PREFIX}/*": connectors.BODY}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())

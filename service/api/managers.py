@@ -24,8 +24,7 @@ from service.http.fields import Moment, Subject
 from service.http.sessions import Ledger
 from service.settings import Settings
 
-BODY = Bounds(256 * 1024)
-"""A request of a manager names one person, in a few ways."""
+BODY = Bounds(256 * 1024, advice="A request names one person, in a few ways.")
 
 _SUBJECTS = TypeAdapter(list[Subject])
 _MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)

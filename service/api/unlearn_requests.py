@@ -58,6 +58,9 @@ IdempotencyKey = Annotated[
 MAX_SAMPLE_IDS = 100_000
 """Sample IDs, and subjects, in a body, at most; more are uploaded ahead of it."""
 
+UPLOAD = "Upload sample IDs with POST /uploads and subjects with POST /uploads/subjects, or split them over several requests."
+"""What to do with a body that is too large."""
+
 
 def _known_regulation(value: str) -> str:
     if value not in RULES:

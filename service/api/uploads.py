@@ -38,6 +38,9 @@ MAX_UPLOADS = 16
 UPLOAD_SECONDS = 1800.0
 """Seconds that an upload may take to arrive."""
 
+SPLIT = "Split the list over several uploads, with a request for each."
+"""What to do with a list that is too large."""
+
 RECORD = struct.Struct(">32sq")
 """A received sample, as it is kept in the file until all have come: its digest, and the number of its line."""
 

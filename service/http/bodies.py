@@ -36,10 +36,11 @@ MAX_OBJECTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many bytes a body may have, and how many seconds it may take."""
+    """How many bytes a body may have, how many seconds it may take, and what to do in place of sending more bytes."""
 
     size: int
     seconds: float = BODY_SECONDS
+    advice: str = "No call of this path needs more."
 
 
 class BodyLimit:
@@ -63,9 +64,7 @@ class BodyLimit:
 
         fitting = (bounds for pattern, bounds in self.by_path.items() if fnmatchcase(scope["path"], pattern))
         bounds = next(fitting, self.bounds)
-        refusal = BodyTooLarge(
-            f"The body is larger than {bounds.size} bytes; split the sample IDs, or upload them with POST /uploads."
-        )
+        refusal = BodyTooLarge(f"The body is larger than {bounds.size} bytes. {bounds.advice}")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > bounds.size:
             await respond(refusal)(scope, receive, send)

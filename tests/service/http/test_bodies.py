@@ -33,6 +33,32 @@ def test_a_declared_length_above_the_limit_is_refused_at_once(serve: Serve) -> N
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        (
+            "/unlearn-requests",
+            "Upload sample IDs with POST /uploads and subjects with POST /uploads/subjects, or split",
+        ),
+        ("/unlearn-requests:preview", "Upload sample IDs with POST /uploads and subjects"),
+        ("/uploads?dataset=scans", "Split the list over several uploads"),
+        ("/uploads/subjects", "Split the list over several uploads"),
+        ("/manifests?dataset=scans", "Split the list over several uploads"),
+        ("/managers/portal/requests", "A request names one person"),
+        ("/opendsr/v2/requests", "A request names one person"),
+        ("/transcend/webhook", "A request names one person"),
+        ("/console/sign-in", "The form has one API key"),
+        ("/webhooks", "No call of this path needs more"),
+    ],
+)
+def test_what_is_too_large_gets_the_advice_that_fits_its_path(serve: Serve, path: str, advice: str) -> None:
+    answer = serve(max_body_bytes=1000, max_upload_bytes=2000).post(path, content=b"x" * (256 * 1024 + 1))
+
+    assert answer.status_code == 413
+    assert advice in answer.json()["detail"]
+    assert ("POST /uploads" in answer.json()["detail"]) == path.startswith("/unlearn-requests")
+
+
 def test_a_body_of_just_the_limit_passes(serve: Serve) -> None:
     assert serve(max_body_bytes=1000).request("GET", PATH, content=b"x" * 1000).status_code == 200
 
