@@ -206,6 +206,23 @@ def list_request_events(
     return _timeline(session, Event.request_id == request_id, after=after, limit=limit)
 
 
+def list_newest_events(
+    session: Session, *, tenant_id: UUID, job_id: UUID | None = None, request_id: UUID | None = None, limit: int = 1000
+) -> tuple[list[resources.Event], int]:
+    """Give the newest events of a tenant's job, or else of its request, oldest first, and how many there are before them."""
+    if job_id is not None:
+        of_job = select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)
+        mine = Event.job_id.in_(of_job)
+    else:
+        of_request = select(UnlearnRequest.id).where(
+            UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id
+        )
+        mine = Event.request_id.in_(of_request)
+    newest = session.scalars(select(Event).where(mine).order_by(Event.id.desc()).limit(limit)).all()[::-1]
+    before = select(func.count()).where(mine, Event.id < (newest[0].id if newest else 0))
+    return [_to_event(event) for event in newest], session.scalars(before).one()
+
+
 def list_model_events(
     session: Session, *, tenant_id: UUID, model: str, after: int = 0, limit: int = 1000
 ) -> list[resources.Event]:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from ledger.db import now
 from ledger.errors import KeyRefused, UnknownReport
-from ledger.events.timeline import list_job_events, list_request_events
+from ledger.events.timeline import list_newest_events
 from ledger.jobs.jobs import get_job, get_report, list_attempts, list_jobs, list_reports
 from ledger.registry.access import Scope, authenticate
 from ledger.registry.models import list_models
@@ -97,13 +97,14 @@ def home(ledger: Ledger, visitor: Visitor, show: Filter | None = None, cursor: R
 def one_request(request_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
     """Show a request, model by model, with its timeline."""
     found = get_request(ledger, tenant_id=visitor.tenant_id, request_id=request_id)
-    events = list_request_events(ledger, tenant_id=visitor.tenant_id, request_id=request_id)
+    events, earlier = list_newest_events(ledger, tenant_id=visitor.tenant_id, request_id=request_id)
     return page(
         "request",
         visitor=visitor,
         here="/",
         found=found,
         events=events,
+        earlier=earlier,
         now=now(ledger),
         live=not is_ended(found.state),
         may_read_reports=visitor.may(Scope.REPORTS_READ),
@@ -121,13 +122,15 @@ def jobs(ledger: Ledger, visitor: Reader, cursor: JobCursor = None) -> Response:
 def one_job(job_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
     """Show a job with its progress, attempts and timeline."""
     found = get_job(ledger, tenant_id=visitor.tenant_id, job_id=job_id)
+    events, earlier = list_newest_events(ledger, tenant_id=visitor.tenant_id, job_id=job_id)
     return page(
         "job",
         visitor=visitor,
         here="/console/jobs",
         found=found,
         attempts=list_attempts(ledger, tenant_id=visitor.tenant_id, job_id=job_id),
-        events=list_job_events(ledger, tenant_id=visitor.tenant_id, job_id=job_id),
+        events=events,
+        earlier=earlier,
         now=now(ledger),
         live=not is_ended(found.state),
         exact=found.method["kind"] in EXACT,

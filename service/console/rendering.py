@@ -115,6 +115,7 @@ def _environment() -> Environment:
         "percent": percent,
         "method": short_method,
         "samples": partial(plural, noun="sample"),
+        "earlier_events": partial(plural, noun="earlier event"),
         "by_stage": by_stage,
     }
     return environment

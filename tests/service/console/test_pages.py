@@ -1,6 +1,7 @@
 """The console without a browser: sessions, scopes, tenants, and forms from elsewhere."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.access import issue_key, revoke_key
-from ledger.tables import ConsoleSession
+from ledger.tables import ConsoleSession, Event
 from service.console import sign_in as cookies
 from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
@@ -134,6 +135,34 @@ def test_the_list_of_jobs_shows_verdicts(serve: Serve, site: Site, sessions: ses
     publish_job(sessions, job_id)
 
     assert "verified" in reader.get("/console/jobs").text
+
+
+def test_a_long_timeline_shows_its_newest_events_and_how_many_are_before_them(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    request = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()
+    ids = {"job_id": UUID(request["targets"][0]["job"]["id"]), "request_id": UUID(request["id"])}
+    paths = (f"/console/jobs/{ids['job_id']}", f"/console/requests/{ids['request_id']}")
+    reader = sign_in(serve(), site.reader)
+    for path in paths:
+        assert "Not shown" not in reader.get(path).text
+    with sessions.begin() as session:
+        for name, row_id in ids.items():
+            for number in range(1200):
+                session.add(Event(kind="job.phase", data={"phase": f"step {number}"}, **{name: row_id}))
+    with sessions() as session:
+        counts = [
+            session.scalars(select(func.count()).where(getattr(Event, name) == row_id)).one() - 1000
+            for name, row_id in ids.items()
+        ]
+
+    for path, before, of in zip(paths, counts, ("/jobs/", "/unlearn-requests/"), strict=True):
+        text = reader.get(path).text
+        assert 200 < before < 210
+        assert f"Not shown: {before} earlier events. <code>GET {of}" in text
+        assert text.count("<li><time") == 1000
+        assert "Phase: step 199." not in text
+        assert text.index("Phase: step 200.") < text.index("Phase: step 1199.")
 
 
 def test_scopes_are_honoured(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
