@@ -203,10 +203,12 @@ class LocalFolder:
 
     def free_bytes(self) -> tuple[int, int] | None:
         """Ask the file system."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # as `put` does: nothing may have been written yet
         room = shutil.disk_usage(self.folder)
         return room.free, room.total
 
     def check(self) -> str:
         """Write and delete a file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".doctor-"):
             return "Writable"

@@ -30,6 +30,13 @@ def test_another_value_is_refused_and_not_quoted(value: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+def test_a_folder_is_made_before_the_first_file_is_in_it(tmp_path: Path) -> None:
+    for look in (LocalFolder.check, LocalFolder.free_bytes):
+        folder = tmp_path / look.__name__ / "weights"
+        assert look(LocalFolder(folder))
+        assert folder.is_dir()
+
+
 def test_a_folder_needs_no_client(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     assert isinstance(storage, LocalFolder)
