@@ -67,10 +67,12 @@ class ObjectStorage:
         self.cache = cache
         self.api = APIS[url.partition("://")[0]]
         self._client: tuple[int, Any, str] | None = None
+        self._used: dict[Path, tuple[int, int]] = {}
+        """The copies that this process has used: when it did last, and another one before it; nanoseconds, 0 for never."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the connection behind: another process of a job makes its own."""
-        return {**self.__dict__, "_client": None}
+        """Leave the connection and the uses behind: another process of a job has its own."""
+        return {**self.__dict__, "_client": None, "_used": {}}
 
     @property
     def work_folder(self) -> Path:
@@ -113,9 +115,12 @@ class ObjectStorage:
         cache = self._own_cache()
         self._delete_copies(unused_for=CACHE_AGE, keep=frozenset())
         path = cache / sha256
-        if path.exists() and file_sha256(path) == sha256:
-            os.utime(path)
-            return path
+        with suppress(FileNotFoundError):
+            before = path.stat().st_mtime_ns
+            os.utime(path)  # first, so that no other process deletes it as unused
+            if file_sha256(path) == sha256:
+                self._note_use(path, before)
+                return path
 
         def download(fs: Any, root: str) -> None:
             handle, temporary = tempfile.mkstemp(dir=cache, prefix=".reading-")
@@ -138,7 +143,13 @@ class ObjectStorage:
             if isinstance(error.__cause__, _Altered):
                 raise WeightsDamaged(f"{self.url}: {error.__cause__}. Restore it from the backup.") from None
             raise
+        self._note_use(path, 0)
         return path
+
+    def _note_use(self, path: Path, before: int) -> None:
+        """Note a use of a copy. before: when it was used last, by whomever."""
+        mine, others = self._used.get(path, (0, 0))
+        self._used[path] = path.stat().st_mtime_ns, others if before == mine else before
 
     def sign(self, name: str, *, seconds: int) -> str | None:
         """Have the client sign a URL; None if it cannot."""
@@ -218,10 +229,19 @@ class ObjectStorage:
 
     def delete_copies(self, read_needed: Callable[[], Collection[str]]) -> None:
         """Delete copies that are not needed any more, once they were not used for a while: one may be about to be read."""
-        if any(path.is_file() for path in self._own_cache().iterdir()):
+        if self.cache.exists() and any(path.is_file() for path in self._own_cache().iterdir()):
             needed = frozenset(PurePosixPath(name).stem for name in read_needed())
             self._delete_copies(unused_for=NEEDLESS_AGE, keep=needed)
             self._delete_copies(unused_for=CACHE_AGE, keep=frozenset())
+
+    def delete_own_copies(self) -> None:
+        """Delete the copies that this process was the last to use. What another one used just before, it may be about to read."""
+        recent = time.time_ns() - int(NEEDLESS_AGE.total_seconds() * 1e9)
+        for path, (mine, others) in self._used.items():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime_ns == mine and others < recent:
+                    path.unlink()
+        self._used.clear()
 
     def _delete_copies(self, *, unused_for: timedelta, keep: frozenset[str]) -> None:
         limit = time.time() - unused_for.total_seconds()

@@ -14,6 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.registry.retention import needed_files
 from unlearning.files import write_atomically, write_file
 
 T = TypeVar("T")
@@ -96,6 +99,9 @@ class Storage(Protocol):
     def delete_copies(self, read_needed: Callable[[], Collection[str]]) -> None:
         """Delete this machine's copies of files that are not among the needed ones. `read_needed` is called if there are copies."""
 
+    def delete_own_copies(self) -> None:
+        """Delete this process' copies, at its end, where nobody looks later. What another process uses too is left to that one."""
+
     def free_bytes(self) -> tuple[int, int] | None:
         """Return how many bytes are free and how many there are in all; None if that is not known."""
 
@@ -124,6 +130,19 @@ def delete_all(delete: Callable[[str], object], names: Iterable[str]) -> None:
     _, errors = delete_each(delete, names)
     if errors:
         raise errors[0]
+
+
+def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) -> None:
+    """Delete this machine's copies of files that the ledger does not need any more: they may know people who were erased.
+
+    Each program that fetches files calls it from time to time.
+    """
+
+    def read_needed() -> set[str]:
+        with sessions.begin() as session:
+            return needed_files(session)
+
+    storage.delete_copies(read_needed)
 
 
 def parse_location(value: Location) -> Location:
@@ -200,6 +219,9 @@ class LocalFolder:
 
     def delete_copies(self, read_needed: Callable[[], Collection[str]]) -> None:
         """Nothing: the files are on this machine."""
+
+    def delete_own_copies(self) -> None:
+        """Nothing."""
 
     def free_bytes(self) -> tuple[int, int] | None:
         """Ask the file system."""

@@ -1,18 +1,21 @@
 """The HTTP API as an application: `uvicorn service.app:create_app --factory`."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import read_connectors
 from connectors.declaration import faults
 from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
+from connectors.storage import delete_needless_copies
 from connectors.transcend import read_transcend
 from service import metrics
 from service.api import (
@@ -45,6 +48,11 @@ from service.http.streaming import MAX_FILES, MAX_LISTS, Streams
 from service.settings import Settings
 from service.wakeups import make_broker
 from telemetry import logs, tracing
+
+logger = logging.getLogger(__name__)
+
+COPIES_INTERVAL = 60.0
+"""Seconds between two looks for copies of weights that are not needed any more."""
 
 UNTRACED = "livez,readyz,metrics"
 """Routes that monitoring calls all the time."""
@@ -154,9 +162,23 @@ def _trace_calls(app: FastAPI, engine: Engine) -> None:
     SQLAlchemyInstrumentor().instrument(engine=engine)
 
 
+async def _delete_copies(settings: Settings, sessions: sessionmaker[Session]) -> None:
+    """Delete copies of weights that are not needed any more, from the start on and at an interval. Tries again after an error."""
+    storage = settings.files
+    while storage is not None:
+        try:
+            await to_thread.run_sync(delete_needless_copies, storage, sessions, abandon_on_cancel=True)
+        except Exception as error:
+            logger.warning("copies of weights are not deleted yet: %s", type(error).__name__)
+        await sleep(COPIES_INTERVAL)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
+    async with create_task_group() as tasks:
+        tasks.start_soon(_delete_copies, app.state.settings, app.state.database.sessions)
+        yield
+        tasks.cancel_scope.cancel()
     app.state.broker.producer.close()
     tracing.finish()
     app.state.database.engine.dispose()

@@ -33,6 +33,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.declaration import faults
+from connectors.storage import delete_needless_copies
 from ledger.db import make_engine, make_sessions, now
 from ledger.jobs import heartbeats
 from ledger.registry.checks import CHECK_MODEL, REPEATED_AFTER, ask_for_check, withdraw_check
@@ -42,7 +43,6 @@ from worker.child import prepare_child, stop_children
 from worker.cleanup import (
     delete_expired_sheets,
     delete_finished_checkpoints,
-    delete_needless_copies,
     delete_outdated_files,
     record_storage_room,
 )

@@ -44,16 +44,6 @@ def delete_expired_sheets(storage: Storage, *, older_than: timedelta) -> None:
     delete_all(storage.delete, expired)
 
 
-def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) -> None:
-    """Delete this machine's copies of files that the ledger does not need any more: they may know people who were erased."""
-
-    def read_needed() -> set[str]:
-        with sessions.begin() as session:
-            return needed_files(session)
-
-    storage.delete_copies(read_needed)
-
-
 def delete_outdated_files(storage: Storage, sessions: sessionmaker[Session]) -> None:
     """Delete the files that versions have replaced: they know people who were erased."""
     with sessions.begin() as session:

@@ -4,6 +4,7 @@ The first rank takes orders from the socket in FOLDER (`worker.ranks` gives them
 together. Ranks on other hosts need no folder.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -22,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from connectors.storage import Storage
 from ledger.jobs.claims import Claim
 from unlearning import ranks
 from unlearning.audit.findings import Findings
@@ -76,13 +78,14 @@ class Rank:
     model: nn.Module = field(init=False)
     state: State = field(init=False)
     steps: Generator[Any, None, Any] = field(init=False)
+    storage: Storage | None = None
     owned: Collection[str] = ()
     private_ids: Collection[str] = ()
     expected: type[Exception] | tuple[()] = ()
 
     def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
         """Load the inputs of a job."""
-        self.claim, self.plan, self.owned = claim, plan, settings.allowed
+        self.claim, self.plan, self.owned, self.storage = claim, plan, settings.allowed, settings.files
         workload = load_workload(claim.workload, allowed=settings.allowed)
         self.private_ids = workload.private_ids
         self.inputs = load_inputs(claim, workload, settings, device=self.device)
@@ -123,6 +126,12 @@ class Rank:
     def weights(self) -> dict[str, Tensor]:
         """Return the model's weights and buffers."""
         return dict(whole(self.model.state_dict()))
+
+    def clean_up(self) -> None:
+        """Delete the copies of weights on this host, where no worker does."""
+        if self.storage is not None:
+            with contextlib.suppress(OSError):
+                self.storage.delete_own_copies()
 
 
 def serve(rank: Rank, orders: Orders | None) -> None:
@@ -165,11 +174,15 @@ def main(kind: str, folder: Path | None = None) -> None:
     with ranks.joined(device):
         try:
             serve(rank, Orders(folder) if first and folder is not None else None)
+            if folder is None:  # on another host than the worker's
+                rank.clean_up()
         except Exception as error:
             # Without its message, which may hold a sample's ID.
             logger.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             if folder is not None:
                 note_failure(error, rank, folder)
+            else:
+                rank.clean_up()
             os._exit(1)  # at once: torchrun ends the others, which may wait for this one in the middle of a step
 
 

@@ -238,6 +238,34 @@ def test_copies_are_deleted_once_nobody_needs_them(s3_api: S3, storage: ObjectSt
     assert [path.exists() for path in paths] == [True, False, False]
 
 
+def test_a_process_that_ends_leaves_no_copy_unless_another_one_uses_it(
+    s3_api: S3, storage: ObjectStorage, tmp_path: Path
+) -> None:
+    other = ObjectStorage(URL, cache=storage.cache)
+    mine, used_since, used_before, used_long_ago, damaged = (
+        storage.put(content) for content in (b"mine", b"since", b"before", b"long ago", b"damaged")
+    )
+    paths = {name: other.fetch(*name) for name in (used_before, used_long_ago, damaged)}
+    os.utime(paths[used_long_ago], (paths[used_long_ago].stat().st_mtime - 3600,) * 2)
+    paths[damaged].write_bytes(b"of another process")
+    for name in (mine, mine, used_since, used_before, used_long_ago, damaged):
+        paths[name] = storage.fetch(*name)
+    other.fetch(*used_since)
+
+    storage.delete_own_copies()
+    left = {name for name, path in paths.items() if path.exists()}
+    assert left == {used_since, used_before}
+    storage.delete_own_copies()
+    assert all(paths[name].exists() for name in left)
+
+
+def test_where_nothing_was_copied_no_folder_is_made(s3_api: S3, storage: ObjectStorage) -> None:
+    storage.put(CONTENT)
+    storage.delete_copies(lambda: pytest.fail("there is no copy"))
+    storage.delete_own_copies()
+    assert not storage.cache.exists()
+
+
 def test_a_folder_of_copies_that_others_can_read_is_refused(s3_api: S3, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

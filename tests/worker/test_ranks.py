@@ -1,14 +1,18 @@
 """Jobs on two processes, which torchrun starts."""
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock, create_autospec
 
 import psutil
 import pytest
 
+from connectors.storage import Storage
 from expunge.stack.broker import free_port
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
@@ -17,7 +21,7 @@ from tests.worker.conftest import Bench
 from tests.worker.digits import MORTAL, sharded_on_ranks
 from unlearning.steps import Progress
 from unlearning.storage import load_weights
-from worker import attempt
+from worker import attempt, rank
 from worker.failures import NoGpu
 from worker.progress import ProgressReporter, report_progress
 from worker.ranks import Launch, accept_first_rank, plan_launch
@@ -205,6 +209,28 @@ def test_two_groups_of_processes_run_a_job_together_as_two_hosts_do(
     bench.run(job_id)
     assert bench.job(job_id).state is JobState.COMPLETED, bench.job(job_id).detail
     assert other.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_rank_on_another_host_deletes_its_copies_at_its_end_and_one_on_the_workers_leaves_them_to_the_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: bool, fails: bool
+) -> None:
+    storage = create_autospec(Storage, instance=True)
+
+    def serve(made: rank.Rank, orders: object) -> None:
+        made.storage = storage
+        if fails:
+            raise ValueError
+
+    monkeypatch.setattr(rank, "serve", serve)
+    monkeypatch.setattr(rank, "ctypes", MagicMock())
+    monkeypatch.setattr("unlearning.ranks.joined", lambda device: nullcontext())
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) if fails else nullcontext():
+        rank.main("cpu", None if elsewhere else tmp_path)
+    assert storage.delete_own_copies.call_count == elsewhere
 
 
 def test_one_process_launches_nothing(make_bench: Callable[..., Bench]) -> None:

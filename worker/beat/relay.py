@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import read_connectors
 from connectors.opendsr import read_opendsr
+from connectors.storage import delete_needless_copies
 from connectors.transcend import read_transcend
 from ledger.db import make_engine, make_sessions
 from ledger.events.hand_overs import retire_hand_overs
@@ -61,7 +62,7 @@ def start(sender: Any, **_: object) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
-    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 5, statement_seconds=limit))
+    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 6, statement_seconds=limit))
     key = settings.sample_key_bytes
     send = webhooks.make_sender(key=key, allowed=settings.reachable, opendsr=opendsr)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
@@ -81,6 +82,7 @@ def start(sender: Any, **_: object) -> None:
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(webhooks.cut_long_waits, sessions), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
+        (partial(delete_needless_copies, settings.files, sessions), settings.sweep_seconds),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
     ]:
         threading.Thread(target=repeat, args=(action, stopped, interval), daemon=True).start()

@@ -1,7 +1,9 @@
 """The served version and its weights, for servers that fetch them themselves."""
 
 import hashlib
+import os
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -159,6 +161,32 @@ def test_weights_need_their_own_scope_and_an_api_that_may_read_them(
     without = serve(key=model_server).get(f"{PATH}/weights")
     assert without.status_code == 404
     assert "EXPUNGE_STORAGE" in without.json()["detail"]
+
+
+def test_copies_of_weights_that_the_api_has_sent_are_deleted_once_nobody_needs_them_or_fetches_them(
+    s3_api: S3,
+    serve: Serve,
+    model_server: str,
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the start of the API on, and although nobody fetches anything any more."""
+    monkeypatch.setattr(service.app, "COPIES_INTERVAL", 0.05)
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    for name, hours in (("of yesterday", 30), ("purged", 1), (SHA256, 1)):
+        (cache / name).write_bytes(CONTENT)
+        os.utime(cache / name, (time.time() - 3600 * hours,) * 2)
+    client = serve(key=model_server, storage=f"s3://{BUCKET}", storage_cache=cache, alone=True)
+    await_that(lambda: {path.name for path in cache.iterdir()} == {SHA256}, "the copies to be deleted")
+    assert client.get(f"{PATH}/weights").content == CONTENT
+    with sessions.begin() as session:
+        session.execute(text("UPDATE model_versions SET weights_path = 'another.safetensors'"))
+    time.sleep(0.2)
+    assert (cache / SHA256).exists()  # it was used just now
+    os.utime(cache / SHA256, (time.time() - 3600,) * 2)
+    await_that(lambda: not any(cache.iterdir()), "the copy of what nobody needs to be deleted")
 
 
 def test_where_the_storage_can_sign_a_server_is_sent_to_a_signed_url(

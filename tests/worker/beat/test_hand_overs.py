@@ -1,16 +1,25 @@
 """The served version reaches a model server, whatever happens in between."""
 
 import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from connectors.configuration import Connector, HandOverFailed
 from connectors.model_server import V2Server
-from connectors.storage import LocalFolder
+from connectors.settings import open_storage
+from connectors.storage import LocalFolder, delete_needless_copies
 from tests.connectors.servers import ModelServer, running
+from tests.connectors.test_model_server import VERSION
+from tests.fixtures.s3 import BUCKET, S3
+from tests.fixtures.waiting import await_that
 from tests.ledger.conftest import World, make_world
 from worker.beat import hand_overs, relay
 
@@ -72,8 +81,6 @@ def test_what_a_client_raises_is_logged_by_its_type_alone(world: World, caplog) 
 
 
 def test_weights_are_given_only_with_their_digest(tmp_path: Path, world: World) -> None:
-    from tests.connectors.test_model_server import VERSION
-
     version = VERSION
     with pytest.raises(HandOverFailed, match="No such file"):
         hand_overs.find_weights(LocalFolder(tmp_path), version)
@@ -83,18 +90,48 @@ def test_weights_are_given_only_with_their_digest(tmp_path: Path, world: World) 
         hand_overs.find_weights(LocalFolder(tmp_path), version)
 
 
-def test_a_wrong_file_of_connectors_stops_the_beat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
-) -> None:
-    file = tmp_path / "connectors.toml"
-    file.write_text('[triton]\nkind = "v2"\n')
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> pytest.MonkeyPatch:
+    """The beat's."""
     for name, value in {
         "DATABASE_URL": database_url,
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "EXPUNGE_SAMPLE_KEY": "00" * 32,
         "EXPUNGE_STORAGE": str(tmp_path),
-        "EXPUNGE_CONNECTORS": str(file),
     }.items():
         monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_a_wrong_file_of_connectors_stops_the_beat(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "connectors.toml"
+    file.write_text('[triton]\nkind = "v2"\n')
+    environment.setenv("EXPUNGE_CONNECTORS", str(file))
     with pytest.raises(SystemExit, match="triton"):
         relay.start(None)
+
+
+def test_copies_that_the_beat_has_handed_over_are_deleted_once_nobody_needs_them(
+    s3_api: S3, world: World, tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    """The worker deletes those of its own machine."""
+    environment.setenv("EXPUNGE_STORAGE", f"s3://{BUCKET}")
+    environment.setenv("EXPUNGE_STORAGE_CACHE", str(tmp_path / "cache"))
+    started: list[Callable[[], object]] = []
+
+    def note(action: Callable[[], object], stopped: threading.Event, interval: float) -> None:
+        started.append(action)
+
+    environment.setattr(relay, "repeat", note)
+    relay.start(SimpleNamespace(app=None))
+    await_that(lambda: len(started) >= 8, "the threads to begin")
+    (clean,) = (each for each in started if getattr(each, "func", None) is delete_needless_copies)
+    storage = open_storage(f"s3://{BUCKET}", cache=tmp_path / "cache")
+    name, sha256 = storage.put(b"purged")
+    path = hand_overs.find_weights(storage, replace(VERSION, weights_path=name, weights_sha256=sha256))
+    clean()
+    assert path.exists()  # it may be being sent
+    os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    clean()
+    assert not path.exists()
+    clean.args[1].kw["bind"].dispose()
