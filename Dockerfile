@@ -12,7 +12,7 @@ FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
 # A fixed user ID, so that the storage volume's owner is known outside the container.
 RUN groupadd --gid 10001 expunge && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin expunge \
-    && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge /var/lib/expunge-keys
+    && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge /var/lib/expunge-keys /var/lib/expunge-work
 
 FROM base AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -51,7 +51,8 @@ CMD ["uvicorn", "service.app:create_app", "--factory", "--host", "0.0.0.0", "--p
 FROM base AS worker
 COPY --from=build-worker /opt/venv /opt/venv
 COPY --chmod=0755 ops/containers/entrypoint /usr/local/bin/entrypoint
-WORKDIR /var/lib/expunge
+# Not in the storage's volume: `expunge train` writes to ./weights, and `expunge purge` deletes from the storage what no version needs.
+WORKDIR /var/lib/expunge-work
 USER 10001:10001
 # Torch's threads sleep while they wait, so that two processes on few cores do not slow each other down.
 ENV EXPUNGE_STORAGE=/var/lib/expunge/weights EXPUNGE_SIGNING_KEYS=/var/lib/expunge-keys EXPUNGE_READY_FILE=/tmp/ready OMP_WAIT_POLICY=PASSIVE HOME=/tmp MPLCONFIGDIR=/tmp

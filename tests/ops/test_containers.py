@@ -133,6 +133,21 @@ def test_pip_asks_one_index_alone_and_checks_hashes_in_every_step_of_the_images(
         assert "--extra-index-url" not in path.read_text(), path
 
 
+def test_commands_run_in_a_volume_that_is_not_the_storages_and_belongs_to_their_user() -> None:
+    """`expunge train` writes to ./weights, and `expunge purge` deletes from the storage what no version needs."""
+    base, *_, worker = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+    (folder,) = re.findall(r"^WORKDIR (\S+)$", worker, flags=re.MULTILINE)
+    (storage,) = re.findall(r"EXPUNGE_STORAGE=(\S+)", worker)
+    volumes = dict(volume.split(":") for volume in compose()["services"]["operator"]["volumes"])
+    (of_storage,) = (name for name, path in volumes.items() if Path(storage).is_relative_to(path))
+    (of_commands,) = (name for name, path in volumes.items() if Path(folder).is_relative_to(path))
+
+    assert of_commands != of_storage
+    assert set(volumes) <= set(compose()["volumes"])
+    made = re.findall(r"install --directory --owner expunge --group expunge --mode 0700 (.*)", base)
+    assert set(volumes.values()) <= set(made[0].split())
+
+
 def test_a_lock_keeps_the_hashes_of_other_platforms_as_long_as_the_version_stays(tmp_path: Path) -> None:
     path, one, other = tmp_path / "lock.txt", "a" * 64, "b" * 64
     LOCK.write(path, {"numpy": ("2.0", {one})}, index="https://pypi.org/simple")

@@ -95,6 +95,17 @@ def test_a_volume_that_is_kept_keeps_the_modes_of_its_files() -> None:
         assert pods()[name]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", name
 
 
+def test_the_worker_keeps_in_volumes_what_the_operator_of_compose_keeps() -> None:
+    """The operator's commands run in it."""
+    claims = {o["metadata"]["name"] for o in base() if o["kind"] == "PersistentVolumeClaim"}
+    kept = {v["name"] for v in pods()["worker"]["volumes"] if "persistentVolumeClaim" in v}
+    (container,) = pods()["worker"]["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"] if mount["name"] in kept}
+
+    assert mounts == {path: name for name, path in (v.split(":") for v in compose()["services"]["operator"]["volumes"])}
+    assert claims == kept
+
+
 def test_every_setting_is_one_that_is_read_and_no_secret_is_among_them() -> None:
     (settings,) = (o["data"] for o in base() if o["kind"] == "ConfigMap")
     known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
