@@ -114,12 +114,14 @@ def await_end(orphan: psutil.Process, folder: Folder) -> None:
 
 @contextmanager
 def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
-    """Yield a folder for the socket that only its owner may enter: in the data folder, or elsewhere if the path is too long.
+    """Yield a folder for the socket that only its owner may enter: in the data folder, or elsewhere if the path cannot be a host.
 
     Raises StartFailed if no folder for temporary files has a path that is short enough.
     """
     path = folder.run / "postgres"
-    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES:
+    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES or "," in str(
+        path
+    ):  # libpq takes a comma for the end of a host
         path = make_short_folder()
     path.mkdir(mode=0o700, exist_ok=True)
     if user is not None:

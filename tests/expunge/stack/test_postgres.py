@@ -80,9 +80,11 @@ def test_without_any_short_folder_the_error_says_what_to_set(monkeypatch: pytest
         make_short_folder()
 
 
-def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
+def test_a_data_folder_may_have_any_name() -> None:
+    """In a short folder, so that the socket would fit into it."""
     with (
-        lock_folder(tmp_path / 'a "b", 50 % & c#d') as folder,
+        tempfile.TemporaryDirectory(dir="/tmp") as short,
+        lock_folder(Path(short) / 'a "b", 50 % & c#d') as folder,
         postgresql(folder) as (_, url),
         psycopg.connect(url) as connection,
     ):
