@@ -46,8 +46,8 @@ class SharedSettings(BaseSettings):
     storage_cache: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_STORAGE_CACHE",
-        description="The folder for copies of an object storage's files, kept for a day after their last use. By default one in "
-        "the machine's temporary folder.",
+        description="The folder for copies of an object storage's files, kept for a day after their last use, and by a command "
+        "until it ends. By default one in the machine's temporary folder.",
     )
     connectors: Path | None = Field(
         default=None,

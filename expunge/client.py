@@ -1,17 +1,19 @@
 """The HTTP API from the caller's side. The functions return the types that the service answers with (`ledger.resources`)."""
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from uuid import UUID, uuid4
 
 import httpx
+from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from expunge.errors import Refused, ServiceUnreachable
+from expunge.errors import Refused, ServiceError, ServiceUnreachable
 from ledger.resources import (
     Attempt,
     Dataset,
@@ -33,6 +35,10 @@ from report.document import Report, read
 Json = dict[str, Any]
 R = TypeVar("R", bound=Resource)
 
+KEY = re.compile("[!-~]+")
+"""The characters that an API key may have, and more: those that a header takes as they are."""
+LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+"""The addresses of this machine, as httpx takes them."""
 PATIENCE = 60.0
 """Seconds for which a service that does not answer, or asks to wait, is tried again while a job is watched."""
 DEFAULT_WAIT = 1.0
@@ -40,13 +46,23 @@ DEFAULT_WAIT = 1.0
 
 
 def connect(url: str, key: str) -> httpx.Client:
-    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`.
+    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`. A proxy is not asked for this machine.
 
-    Raises ServiceUnreachable for what is no address.
+    Raises ServiceUnreachable for what is no address, and ServiceError for what is no key.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise ServiceUnreachable(f"{url!r} is no address of the API; it begins with http:// or https://.")
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    if not KEY.fullmatch(key):
+        raise ServiceError(
+            "The API key has a character that no key has, such as a blank or a line's end. Copy it again."
+        )
+    direct: dict[str, httpx.BaseTransport | None] = dict.fromkeys(LOOPBACK)
+    try:
+        return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, mounts=direct)
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise ServiceUnreachable(
+            f"{url!r} cannot be called: {str(error).rstrip('.')}. Mend the address, or the proxy that the environment names."
+        ) from error
 
 
 class NewRequest(TypedDict, total=False):
@@ -88,7 +104,7 @@ def submit(
         # A million samples take most of a minute, and a few people may have as many.
         timeout=client.timeout if request.get("upload") is None and request.get("subjects") is None else 600,
     )
-    return UnlearnRequest.model_validate_json(response.content)
+    return _read(UnlearnRequest, response)
 
 
 def preview(client: httpx.Client, **request: Unpack[NewRequest]) -> Preview:
@@ -119,7 +135,7 @@ def _upload(client: httpx.Client, path: str, given: Iterable[str], **options: An
 
     headers = {"Content-Type": "application/x-ndjson"}
     response = send(client, "POST", path, content=lines(), headers=headers, timeout=600, **options)
-    return Upload.model_validate_json(response.content)
+    return _read(Upload, response)
 
 
 def get_request(client: httpx.Client, request_id: UUID) -> UnlearnRequest:
@@ -159,7 +175,7 @@ def watch_job(client: httpx.Client, job_id: UUID, *, before_poll: Callable[[], N
         patience_ends = time.monotonic() + PATIENCE
         if response.status_code == httpx.codes.OK:
             tag = response.headers.get("ETag")
-            job = Job.model_validate_json(response.content)
+            job = _read(Job, response)
             yield job
             if job.state in TERMINAL:
                 return
@@ -168,8 +184,7 @@ def watch_job(client: httpx.Client, job_id: UUID, *, before_poll: Callable[[], N
 
 def get_report(client: httpx.Client, report_id: UUID) -> Report:
     """Fetch a report. Raises InvalidReport too."""
-    response = send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"})
-    return read(response.json()).report
+    return read(fetch_json(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"})).report
 
 
 def get_report_file(client: httpx.Client, report_id: UUID, media: str) -> bytes:
@@ -222,7 +237,7 @@ def stream_lines(
                 raise Refused(response.status_code, problem(response))
             check(response.headers)
             yield from response.iter_lines()
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise ServiceUnreachable(f"The answer of {client.base_url} broke off ({type(error).__name__}).") from error
 
 
@@ -245,11 +260,23 @@ def wait_seconds(response: httpx.Response) -> float:
 
 
 def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
-    """Send one call. Raises ServiceUnreachable where nothing answers, Refused for every problem."""
+    """Send one call.
+
+    Raises ServiceUnreachable where nothing answers, or what answers sends on to elsewhere; Refused for every problem; ServiceError
+    for what cannot be sent.
+    """
     try:
         response = client.request(method, path, **options)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise ServiceUnreachable(f"Nothing answers at {client.base_url} ({type(error).__name__}).") from error
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        raise ServiceError(
+            f"The call cannot be sent ({type(error).__name__}): a name or a text in it has a character that is not allowed there."
+        ) from error
+    if response.has_redirect_location:
+        raise ServiceUnreachable(
+            f"{client.base_url} sends on to {response.headers['Location']}. Name the API's own address."
+        )
     if response.is_error:
         raise Refused(response.status_code, problem(response))
     return response
@@ -338,11 +365,37 @@ def list_datasets(client: httpx.Client) -> Sequence[Dataset]:
 
 
 def _fetch(client: httpx.Client, kind: type[R], path: str, **options: Any) -> R:
-    return kind.model_validate_json(send(client, "GET", path, **options).content)
+    return _read(kind, send(client, "GET", path, **options))
 
 
 def _post(client: httpx.Client, kind: type[R], path: str, **options: Any) -> R:
-    return kind.model_validate_json(send(client, "POST", path, **options).content)
+    return _read(kind, send(client, "POST", path, **options))
+
+
+def _read(kind: type[R], response: httpx.Response) -> R:
+    """Read an answer. Raises ServiceError for what is none of the API's."""
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _no_answer(response) from error
+
+
+def fetch_json(client: httpx.Client, method: str, path: str, *, fields: Collection[str] = (), **options: Any) -> Json:
+    """Send one call, and read its answer: a JSON object with these fields. Raises ServiceError for another, and as `send` does."""
+    response = send(client, method, path, **options)
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not document.keys() >= set(fields):
+        raise _no_answer(response)
+    return document
+
+
+def _no_answer(response: httpx.Response) -> ServiceError:
+    return ServiceError(
+        f"What answers at {response.request.url.host} is not Expunge's API, or that of another release. Check the address."
+    )
 
 
 def _pages(client: httpx.Client, kind: type[Page[R]], path: str, chosen: dict[str, str | None]) -> Iterator[R]:

@@ -1,4 +1,4 @@
-"""Errors that the command line prints without a traceback.
+"""Errors that the command line prints without a traceback: these, and those of the operating system (`explain`).
 
 ExpungeError
 ├── StackError              the embedded stack
@@ -16,6 +16,7 @@ ExpungeError
 ├── SigningRefused
 ├── CannotPull
 ├── RestoreRefused
+├── CannotWrite             a command's result cannot be written to a file
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
 ├── JobFailed
@@ -24,7 +25,25 @@ ExpungeError
     └── Refused
 """
 
+import errno
 from collections.abc import Iterator, Mapping
+
+REMEDIES = {
+    errno.ENOSPC: "Make room on the disk.",
+    errno.EDQUOT: "Make room within the quota.",
+    errno.EACCES: "Let this user read and write there, or name another place.",
+    errno.EPERM: "Let this user read and write there, or name another place.",
+    **dict.fromkeys((errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "Name another place."),
+}
+"""What to do about an error of the operating system, by its number."""
+
+
+def explain(error: OSError) -> str:
+    """Say in a line what an error of the operating system or of a storage is about, and what to do."""
+    if error.errno is None or error.strerror is None:  # of a storage: its message says all
+        return str(error) or type(error).__name__
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}{error.strerror}. {REMEDIES.get(error.errno, '')}".rstrip()
 
 
 class ExpungeError(Exception):
@@ -93,6 +112,10 @@ class CannotPull(ExpungeError):
 
 class RestoreRefused(ExpungeError):
     """The database holds nothing that a restore could continue. Nothing was changed."""
+
+
+class CannotWrite(ExpungeError):
+    """A command's result cannot be written to the file that was named for it."""
 
 
 class LogNotProven(ExpungeError):

@@ -17,8 +17,9 @@ from expunge import client
 from expunge.cli.caller import open_client
 from expunge.cli.console import Key, Url, out
 from expunge.errors import LogNotProven
+from unlearning.files import write_atomically
 from verifier.checking import format_outcome, verify_files
-from verifier.errors import Mismatch, NotProven
+from verifier.errors import Mismatch, NotProven, unreadable
 from verifier.keys import TrustedKey, read_keys
 from verifier.log import TreeHead, check_consistency, check_entry, check_leaves, read_log_checkpoint, read_log_proof
 
@@ -113,7 +114,7 @@ def check_log(
                 lines.append(f"All {newer.size} entries give its root.")
     except NotProven as error:
         raise LogNotProven(f"The log is not proven to be complete: {error} Keep {state} as evidence.") from error
-    state.write_bytes(note)
+    write_atomically(state, note)  # a part of a checkpoint would be no evidence
     for line in (f"{newer.origin}: {newer.size} entries.", *lines, NOT_SHOWN):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -147,7 +148,7 @@ def follow_restore(http: httpx.Client, state: Path, older: TreeHead, newer: Tree
     if older.size <= kept:
         prove_growth(http, replace(older, origin=newer.origin), newer)
     evidence = state.with_name(f"{state.name}.{older.size}")
-    evidence.write_bytes(state.read_bytes())
+    write_atomically(evidence, state.read_bytes())
     found = f"It goes on from {older.origin}, which was restored from a backup of {kept} entries."
     if older.size <= kept:
         return f"{found} The first {older.size} are those of {state.name}, kept as {evidence.name}."
@@ -174,17 +175,24 @@ def prove_growth(http: httpx.Client, older: TreeHead, newer: TreeHead) -> None:
     path: list[bytes] = []
     if older.origin == newer.origin and older.size <= newer.size:
         sizes = {"first": older.size, "second": newer.size}
-        answer = client.send(http, "GET", "/log/proof/consistency", params=sizes).json()
-        path = [bytes.fromhex(step) for step in answer["path"]]
+        answer = client.fetch_json(http, "GET", "/log/proof/consistency", fields=["path"], params=sizes)
+        try:
+            path = [bytes.fromhex(step) for step in answer["path"]]
+        except (TypeError, ValueError) as error:
+            raise unreadable("The service's proof", error) from error
     check_consistency(older, newer, path)
 
 
 def fetch_leaves(http: httpx.Client, size: int) -> list[bytes]:
-    """Fetch the log's first `size` leaves."""
+    """Fetch the log's first `size` leaves. Raises NotProven for an answer that has none."""
     leaves: list[bytes] = []
     while len(leaves) < size:
-        page = client.send(http, "GET", "/log/leaves", params={"start": len(leaves)}).json()["leaves"]
+        answer = client.fetch_json(http, "GET", "/log/leaves", fields=["leaves"], params={"start": len(leaves)})
+        try:
+            page = [base64.b64decode(leaf) for leaf in answer["leaves"]]
+        except (TypeError, ValueError) as error:
+            raise unreadable("The service's page of leaves", error) from error
         if not page:
             break
-        leaves += map(base64.b64decode, page)
+        leaves += page
     return leaves[:size]

@@ -13,8 +13,19 @@ import httpx
 import typer
 
 from expunge import client
-from expunge.cli.console import Key, ProgressDisplay, SampleID, Url, ask_for_whom, has_terminal, notes, out, read_ids
-from expunge.stack.folder import Folder, chosen_folder, read_stack_settings
+from expunge.cli.console import (
+    Key,
+    ProgressDisplay,
+    SampleID,
+    Url,
+    ask_for_whom,
+    has_terminal,
+    notes,
+    out,
+    read_ids,
+    write_result,
+)
+from expunge.stack.folder import chosen_folder, read_sample_key, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
@@ -59,7 +70,8 @@ def submit(
         list[str] | None, typer.Argument(metavar="SAMPLE_ID", help="The samples to forget.", show_default=False)
     ] = None,
     file: Annotated[
-        typer.FileText | None, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")
+        typer.FileText | None,
+        typer.Option(encoding="utf-8", help="A file of sample IDs, one a line. - reads standard input."),
     ] = None,
     subject: Annotated[
         list[str] | None,
@@ -69,7 +81,8 @@ def submit(
         ),
     ] = None,
     subjects: Annotated[
-        typer.FileText | None, typer.Option(help="A file of such people, one a line. - reads standard input.")
+        typer.FileText | None,
+        typer.Option(encoding="utf-8", help="A file of such people, one a line. - reads standard input."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -306,7 +319,7 @@ def write(body: bytes, path: Path) -> None:
     if path == Path("-"):
         sys.stdout.buffer.write(body)
         return
-    path.write_bytes(body)
+    write_result(path, body)
     out.print(str(path), soft_wrap=True)
 
 
@@ -351,12 +364,14 @@ def do_not_train(
     dataset: Annotated[str, typer.Argument(help="The dataset.", show_default=False)],
     key: Key,
     ids: Annotated[
-        typer.FileText | None, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")
+        typer.FileText | None,
+        typer.Option(encoding="utf-8", help="A file of sample IDs, one a line. - reads standard input."),
     ] = None,
     subjects: Annotated[
         typer.FileText | None,
         typer.Option(
-            help="A file of people instead, one a line. Whoever asked to be erased is one, also with new samples."
+            encoding="utf-8",
+            help="A file of people instead, one a line. Whoever asked to be erased is one, also with new samples.",
         ),
     ] = None,
     sample_key: Annotated[
@@ -415,9 +430,8 @@ def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> froz
 
 def find_sample_key(given: str | None) -> bytes:
     """Read the key for sample IDs: the given one, else the running stack's, else ask for it. Raises BadParameter."""
-    kept = Folder(chosen_folder()).sample_key
-    if given is None and read_stack_settings(chosen_folder()) and kept.exists():
-        given = kept.read_text().strip()
+    if given is None and (running := read_stack_settings(chosen_folder())):
+        given = read_sample_key(chosen_folder(), running)
     if given is None and not has_terminal():
         raise typer.BadParameter(
             "set EXPUNGE_SAMPLE_KEY to the key under which the service hashes sample IDs, or EXPUNGE_DATA to the data folder of "

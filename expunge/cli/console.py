@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from expunge.errors import CannotWrite, explain
 from verifier.sample_ids import InvalidSampleID, line_to_id
 
 out = Console()
@@ -135,13 +136,25 @@ def read_ids(lines: Iterable[str] | None, *, name: str = "sample ID") -> Iterato
 
     name: what the IDs are called. Raises BadParameter, which names the line by its number.
     """
-    for number, line in enumerate(lines or (), start=1):
-        try:
-            found = line_to_id(line)
-        except InvalidSampleID as fault:
-            raise typer.BadParameter(f"The {name} on line {number} {fault}.") from None
-        if found is not None:
-            yield found
+    number = 0
+    try:
+        for number, line in enumerate(lines or (), start=1):
+            try:
+                found = line_to_id(line)
+            except InvalidSampleID as fault:
+                raise typer.BadParameter(f"The {name} on line {number} {fault}.") from None
+            if found is not None:
+                yield found
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"The list of {name}s is not in UTF-8, after line {number}. Save it so.") from None
+
+
+def write_result(path: Path, body: bytes) -> None:
+    """Write a result to the file that was named for it. Raises CannotWrite."""
+    try:
+        path.write_bytes(body)
+    except OSError as error:
+        raise CannotWrite(f"The result could not be written to {path}. {explain(error)}") from error
 
 
 def has_terminal() -> bool:

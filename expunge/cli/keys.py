@@ -1,6 +1,5 @@
 """The commands `expunge keys`, `expunge signing-keys` and `expunge rotate-sample-key`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expunge.cli.console import DataDir, Tenant, notes, out, print_table
+from expunge.errors import StackError
 from expunge.stack.folder import Folder, default_folder, has_newer_key
 
 api_keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -157,8 +157,8 @@ def rotate_sample_key(
     from expunge.operator import keys
     from expunge.operator.deployment import find_deployment
 
-    root = data_dir or default_folder()
-    deployment, folder = find_deployment(root), Folder(root)
+    deployment = find_deployment(data_dir)
+    folder, own = Folder(data_dir or default_folder()), deployment.key_file
     if lost:
         left = keys.replace_lost_key(deployment)
         out.print(
@@ -169,7 +169,6 @@ def rotate_sample_key(
             soft_wrap=True,
         )
         return
-    own = None if os.environ.get("EXPUNGE_SAMPLE_KEY") else folder.sample_key
     if key_file is None and own is None:
         raise typer.BadParameter(
             "Name the file for the new key: EXPUNGE_SAMPLE_KEY is set, and no command can change it."
@@ -208,6 +207,10 @@ def find_database(data_dir: Path | None) -> str:
 
 
 def find_folder(data_dir: Path | None) -> Path:
-    """Find the folder of private signing keys: EXPUNGE_SIGNING_KEYS, else the data folder's."""
-    given = os.environ.get("EXPUNGE_SIGNING_KEYS")
-    return Path(given) if given else Folder(data_dir or default_folder()).signing_keys
+    """Find the folder of private signing keys: EXPUNGE_SIGNING_KEYS, else the running stack's. Raises StackError."""
+    from expunge.operator.deployment import read_deployment_settings
+
+    found = read_deployment_settings(data_dir).signing_keys
+    if found is None:
+        raise StackError("EXPUNGE_SIGNING_KEYS is not set. Name the folder from which the workers read their keys.")
+    return found

@@ -1,6 +1,5 @@
 """The command `expunge`, with its two that start the service: `up` and `demo`."""
 
-import dataclasses
 import os
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from expunge.cli import auditor, caller, keys, operator, retention, studies
 from expunge.cli.console import DataDir, ProgressDisplay, notes, out
 from expunge.cli.subjects import subjects
 from expunge.cli.transcend import transcend
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, explain
 from expunge.stack.folder import default_folder
 
 if TYPE_CHECKING:
@@ -46,11 +45,12 @@ def up(
     Ctrl-C stops everything. The data stays in the data folder; the next start uses it again.
 
     If DATABASE_URL or REDIS_URL is set, that server is used and none is started. Weights go to EXPUNGE_STORAGE if it is set, a
-    folder or a bucket. Workloads may come from the modules in EXPUNGE_WORKLOADS (default: examples).
+    folder or a bucket. EXPUNGE_SAMPLE_KEY and EXPUNGE_SIGNING_KEYS are used in place of the data folder's own keys. Workloads may
+    come from the modules in EXPUNGE_WORKLOADS (default: examples).
     """
     from expunge.stack.stack import options_from_environment, run_stack, supervise
 
-    options = dataclasses.replace(options_from_environment(data_dir=data_dir or default_folder(), port=port), host=host)
+    options = options_from_environment(data_dir=data_dir or default_folder(), host=host, port=port)
     display = ProgressDisplay()
     task = display.add_task("Starting")
     try:
@@ -174,11 +174,15 @@ for panel, commands in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command. An expected error prints its message and ends with status 1, without a traceback."""
+    """Run the command. An expected error, or one of the operating system, prints its message and ends with status 1.
+
+    Any other one is ours, and has its traceback.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is imported; see expunge.stack.stack.PASSIVE.
     try:
         app(prog_name="expunge")
-    except ExpungeError as error:
+    except (ExpungeError, OSError) as error:
         notes.print("[bold red]Error[/bold red]", end=" ")
-        notes.print(str(error), markup=False, highlight=False)
+        message = explain(error) if isinstance(error, OSError) else str(error)
+        notes.print(message, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -89,14 +89,16 @@ def train(
     without: Annotated[
         typer.FileText | None,
         typer.Option(
+            encoding="utf-8",
             help="A file of sample IDs to leave out, one a line, e.g. from `expunge do-not-train --left-out`. "
-            "- reads standard input."
+            "- reads standard input.",
         ),
     ] = None,
     without_subjects: Annotated[
         typer.FileText | None,
         typer.Option(
-            help="A file of people to leave out with all of their samples, one a line. - reads standard input."
+            encoding="utf-8",
+            help="A file of people to leave out with all of their samples, one a line. - reads standard input.",
         ),
     ] = None,
     references: Annotated[
@@ -118,8 +120,15 @@ def train(
 
     A training that was interrupted continues from its last training checkpoint, if it is begun again in the same folder.
     """
+    from expunge.operator.deployment import is_same_storage
     from unlearning.specs.references import ReferencePlan
 
+    if (storage := os.environ.get("EXPUNGE_STORAGE")) and is_same_storage(storage, str(out_folder)):
+        raise typer.BadParameter(
+            "it is EXPUNGE_STORAGE, from which `expunge purge` deletes the weights that no version needs, such as those of a "
+            "training until they are registered; name another folder",
+            param_hint="--out",
+        )
     plan = ReferencePlan(
         folds=folds,
         rounds=rounds,
@@ -273,12 +282,16 @@ def register_version(
     ] = None,
     without: Annotated[
         typer.FileText | None,
-        typer.Option(help="A file of the sample IDs that the training left out, one a line. - reads standard input."),
+        typer.Option(
+            encoding="utf-8",
+            help="A file of the sample IDs that the training left out, one a line. - reads standard input.",
+        ),
     ] = None,
     without_subjects: Annotated[
         typer.FileText | None,
         typer.Option(
-            help="A file of the people whose samples the training left out, one a line. - reads standard input."
+            encoding="utf-8",
+            help="A file of the people whose samples the training left out, one a line. - reads standard input.",
         ),
     ] = None,
     accept_untrained: Annotated[

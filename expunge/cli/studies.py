@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from expunge.cli.console import ProgressDisplay, Workload, notes, print_table, read_ids
+from expunge.cli.console import ProgressDisplay, Workload, notes, print_table, read_ids, write_result
 from expunge.cli.operator import allowed_workloads
 
 if TYPE_CHECKING:
@@ -66,10 +66,13 @@ def audit(
     workload: Workload,
     original: Annotated[Path, typer.Option(help="The weights before (.safetensors).")],
     unlearned: Annotated[Path, typer.Option(help="The weights after.")],
-    forgotten: Annotated[typer.FileText, typer.Option(help="A file of the forgotten sample IDs, one a line.")],
+    forgotten: Annotated[
+        typer.FileText, typer.Option(encoding="utf-8", help="A file of the forgotten sample IDs, one a line.")
+    ],
     method: Annotated[str, typer.Option(help="The method that was used: a name or JSON, as in `register`.")] = "ltu",
     earlier: Annotated[
-        typer.FileText | None, typer.Option(help="A file of the sample IDs that were forgotten before, one a line.")
+        typer.FileText | None,
+        typer.Option(encoding="utf-8", help="A file of the sample IDs that were forgotten before, one a line."),
     ] = None,
     shadows: Annotated[
         int, typer.Option(help="How many models to train and unlearn: an even number, best 64 or more.")
@@ -127,7 +130,7 @@ def audit(
         raise typer.Exit(1)
     print_table(findings_table(found))
     if report is not None:
-        report.write_text(json.dumps(asdict(found), indent=2) + "\n")
+        write_result(report, f"{json.dumps(asdict(found), indent=2)}\n".encode())
         notes.print(f"Written to {report}.", markup=False)
 
 

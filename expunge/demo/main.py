@@ -29,12 +29,11 @@ from expunge.demo.table import (
 )
 from expunge.demo.training import Model, TrainingQueue, measure_model
 from expunge.errors import DemoFailed, ExpungeError, JobFailed, ServiceError
-from expunge.operator.deployment import Deployment
+from expunge.operator.deployment import find_deployment
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.stack.broker import free_port
-from expunge.stack.folder import sample_key
 from expunge.stack.process import tail
-from expunge.stack.stack import Options, Stack, interruptible, run_stack
+from expunge.stack.stack import Options, Stack, alone, interruptible, run_stack
 from unlearning.data.workload import Workload
 from verifier.method_names import short_method
 from worker.failures import WorkerError
@@ -102,7 +101,7 @@ def main(*, folder: Path = Path("reports"), plan: Plan | None = None) -> None:
     """Run the demo and save both reports into `folder`; stop everything that it started. Raises ExpungeError."""
     started = time.monotonic()
     try:
-        with interruptible(), scratch_folder() as scratch, ProgressDisplay() as display:
+        with interruptible(), alone(), scratch_folder() as scratch, ProgressDisplay() as display:
             found = run(plan or Plan(), scratch=scratch, folder=folder, display=display)
     except KeyboardInterrupt:
         notes.print("Stopped. Nothing is left running.")
@@ -181,12 +180,7 @@ def run_requests(
     task = display.add_task("starting the service")
     with run_stack(options, on_step=lambda part: display.update(task, description=f"starting {part}")) as running:
         display.update(task, description="the service is up", total=1, completed=1)
-        deployment = Deployment(
-            database_url=running.settings.database_url,
-            storage=running.folder.weights,
-            sample_key=bytes.fromhex(sample_key(running.folder)),
-            workloads=plan.workloads,
-        )
+        deployment = find_deployment(running.folder.root)
         view = register_workload(
             deployment,
             name=MODEL,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.model_signing import InvalidModelKey, read_model_key
 from connectors.storage import Storage, StorageError
+from expunge.errors import StackError, explain
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
 from ledger.db import LimitedConnection, now
@@ -64,7 +66,12 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
             "database", False, "DATABASE_URL is not set, and no stack runs on the data folder (--data-dir)."
         )
         return
-    with open_database(settings.database_url) as sessions:
+    with ExitStack() as stack:
+        try:
+            sessions = stack.enter_context(open_database(settings.database_url))
+        except StackError as error:
+            yield CheckResult("database", False, str(error))
+            return
         reached = check_database(sessions)
         yield reached
         if not reached.ok:
@@ -146,7 +153,7 @@ def check_storage(settings: DeploymentSettings) -> CheckResult:
     except StorageError as error:
         return CheckResult("storage", False, str(error))
     except OSError as error:
-        return CheckResult("storage", False, f"{where} cannot be written to: {error.strerror}.")
+        return CheckResult("storage", False, f"{where} cannot be written to. {explain(error)}")
     if room is None:
         return CheckResult("storage", True, f"{where}: {found}.")
     free = f"{room[0] / 1e9:.1f} GB free"
@@ -268,8 +275,8 @@ def check_weights(session: Session, storage: Storage | None) -> CheckResult:
             fault = _find_fault(storage, name)
             if fault is not None:
                 faulty.setdefault(fault, []).append(name)
-    except StorageError as error:
-        return CheckResult("weights", False, str(error))
+    except OSError as error:
+        return CheckResult("weights", False, explain(error))
     if faulty:
         faults = [f"{len(files)} {what} ({files[0]})" for what, files in sorted(faulty.items(), reverse=True)]
         return CheckResult("weights", False, f"{' and '.join(faults)} in the storage. Restore them from a backup.")
@@ -277,7 +284,7 @@ def check_weights(session: Session, storage: Storage | None) -> CheckResult:
 
 
 def _find_fault(storage: Storage, name: str) -> str | None:
-    """Say what is wrong with a file that is named by its digest; None if nothing is. Raises StorageError."""
+    """Say what is wrong with a file that is named by its digest; None if nothing is. Raises OSError."""
     sha256 = Path(name).stem
     try:
         return None if file_sha256(storage.fetch(name, sha256)) == sha256 else "damaged"
@@ -321,7 +328,7 @@ def check_models(
             model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device(workload))
             methods = [parse(spec) for spec in policy]
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
-        except (WeightsMissing, WeightsDamaged, StorageError):
+        except (WeightsMissing, WeightsDamaged, OSError):
             continue  # another check says so
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]

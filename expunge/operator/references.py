@@ -12,7 +12,7 @@ from uuid import UUID
 import torch
 from torch import nn
 
-from expunge.errors import CannotPrepare, ExpungeError
+from expunge.errors import CannotPrepare, ExpungeError, explain
 from expunge.operator.deployment import Deployment, open_ledger
 from expunge.operator.registration import default_policies
 from expunge.operator.workloads import as_owners_error, choose_device, processes, without_samples
@@ -130,7 +130,7 @@ def prepare_model(
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
     goes on from its last finished model. Samples that the model has unlearned are left out, also those of jobs that end meanwhile.
     wait: called again and again with the reason while a job holds the model, before the predictions are registered.
-    Raises CannotPrepare with the reason, and OSError if the storage cannot be written.
+    Raises CannotPrepare with the reason, also if the storage cannot be written to, which is tried before anything is trained.
     """
     try:
         with open_ledger(deployment) as session:
@@ -144,6 +144,7 @@ def prepare_model(
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
         left_out = frozenset(sample for sample in workload.train.ids if key(sample) in erased)
+        deployment.files.check()
         served_sha256 = model.version.weights_sha256
         weights = deployment.files.fetch(f"{served_sha256}.safetensors", served_sha256)
         served = load_model(workload, weights, served_sha256, torch.device("cpu"))
@@ -190,6 +191,10 @@ def prepare_model(
             shutil.rmtree(done, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
+    except OSError as error:
+        raise CannotPrepare(
+            f"{explain(error)} Reference models that are finished are kept: given again, the same command trains the others."
+        ) from error
     return Prepared(path=stored, samples=rows, seconds=seconds)
 
 

@@ -278,9 +278,9 @@ def find_weights(given: Path | None, reference: str) -> Path:
 def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:
     """Find the weights that `expunge train` wrote last for a workload. Raises CannotRegister if there are none."""
     candidates = [
-        path.with_suffix(".safetensors")
-        for path in folder.glob("*.json")
-        if json.loads(path.read_text()).get("workload") == reference
+        path
+        for path in folder.glob("*.safetensors")
+        if path.is_file() and read_details(path).get("workload") == reference
     ]
     if not candidates:
         raise CannotRegister(
@@ -291,9 +291,12 @@ def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:
 
 
 def read_details(weights: Path) -> dict[str, object]:
-    """Read the JSON that `expunge train` wrote beside the weights; empty if there is no such file."""
-    file = weights.with_suffix(".json")
-    return dict(json.loads(file.read_text())) if file.exists() else {}
+    """Read the JSON that `expunge train` wrote beside the weights; empty if there is no such file, or one of something else."""
+    try:
+        found = json.loads(weights.with_suffix(".json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("workload"), str) else {}
 
 
 def store_all(weights: Path, digests: Sequence[str], storage: Storage) -> None:

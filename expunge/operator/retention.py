@@ -127,7 +127,11 @@ def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta
 
 
 def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:
-    """Find files a day old or older that no version needs: weights that were never published, half-written files."""
+    """Find files a day old or older that no version needs: weights that were never published, half-written files.
+
+    The storage is Expunge's own, so nothing is spared, whatever lies beside it: a purge that was killed has left weights of people
+    who were erased, and nobody would delete them. `expunge train` refuses to write there.
+    """
     for file in storage.list_files():
         is_old = datetime.now(UTC) - file.changed_at > UNUSED_FILE_AGE
         is_own = file.name.endswith(".safetensors") or file.name.startswith(".writing-")

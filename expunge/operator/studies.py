@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import CannotAudit, CannotTune
+from expunge.errors import CannotAudit, CannotTune, explain
 from expunge.operator.workloads import as_owners_error, choose_device, load_file, make_task
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.attacks.shadows import Cost, estimate_cost
@@ -73,6 +73,10 @@ def audit_files(
             return run_to_completion(steps, show)
     except (UnlearningError, WorkerError) as error:
         raise CannotAudit(str(error)) from error
+    except OSError as error:
+        raise CannotAudit(
+            f"{explain(error)} Finished runs are kept: given again, the same command goes on from there."
+        ) from error
 
 
 def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Module]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import CannotTrain
+from connectors.storage import LocalFolder
+from expunge.errors import CannotTrain, explain
 from expunge.operator.references import ReferenceTraining, reference_steps
 from expunge.operator.workloads import as_owners_error, find_left_out, processes, without_samples
 from unlearning import ranks
@@ -136,8 +137,8 @@ def train_workload(
     references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
     `expunge references --prepared`. launch: how several processes are started that train together; None to train in this one.
     checkpoint_seconds: between two checkpoints; 0 for one at every step.
-    Raises CannotTrain with the reason, NobodyLeftOut if the training set has nothing of what is to be left out, and OSError if the
-    weights cannot be written.
+    Raises CannotTrain with the reason, also if the folder cannot be written to, which is tried before the training, and
+    NobodyLeftOut if the training set has nothing of what is to be left out.
     """
     order = Training(reference=reference, allowed=allowed, left_out=frozenset(), plain=plain, seed=seed, folder=folder)
     workload = order.load()
@@ -148,33 +149,45 @@ def train_workload(
     except UnlearningError as error:
         raise CannotTrain(str(error)) from error
     recipe = order.recipe(workload)
+    try:
+        LocalFolder(folder).check()
+    except OSError as error:
+        raise CannotTrain(
+            f"The weights could not be written to {folder}, so nothing was trained. {explain(error)}"
+        ) from error
     unfinished = _Unfinished(path=checkpoint_path(order, workload, recipe), interval=checkpoint_seconds)
     here = workload if launch is None else None
-    with processes(launch, CannotTrain) as where:
-        steps = where.begin(
-            partial(training_steps, order, workload=here), resumed=unfinished.read(), expected=CannotTrain
-        )
+    try:
+        with processes(launch, CannotTrain) as where:
+            steps = where.begin(
+                partial(training_steps, order, workload=here), resumed=unfinished.read(), expected=CannotTrain
+            )
 
-        def after_step(progress: Progress) -> None:
-            unfinished.save_if_due(where.state, progress)
-            show(progress)
+            def after_step(progress: Progress) -> None:
+                unfinished.save_if_due(where.state, progress)
+                show(progress)
 
-        weights, outcome = run_to_completion(steps, on_progress=after_step)
-        seconds = unfinished.seconds
-    model = fresh(workload.build, seed=seed)
-    model.load_state_dict(weights)
-    path, sha256 = save_weights(model, folder)
-    details: dict[str, object] = {
-        "workload": reference,
-        "seed": seed,
-        "training_seconds": round(seconds, 3),
-        "left_out": len(left_out),
-        "recipe" if isinstance(recipe, Recipe) else "trainer": training_settings(recipe),
-    }
-    if outcome.kept:
-        details["checkpoints"] = list(outcome.kept)
-    path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
-    unfinished.path.unlink(missing_ok=True)
+            weights, outcome = run_to_completion(steps, on_progress=after_step)
+            seconds = unfinished.seconds
+        model = fresh(workload.build, seed=seed)
+        model.load_state_dict(weights)
+        path, sha256 = save_weights(model, folder)
+        details: dict[str, object] = {
+            "workload": reference,
+            "seed": seed,
+            "training_seconds": round(seconds, 3),
+            "left_out": len(left_out),
+            "recipe" if isinstance(recipe, Recipe) else "trainer": training_settings(recipe),
+        }
+        if outcome.kept:
+            details["checkpoints"] = list(outcome.kept)
+        write_atomically(path.with_suffix(".json"), f"{json.dumps(details, indent=2)}\n".encode())
+        unfinished.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotTrain(
+            f"The training did not come to its end. {explain(error)} Given again, the same command goes on from the last training "
+            "checkpoint, if one could be written."
+        ) from error
     if references is not None:
         further = ReferenceTraining(
             reference=reference,
@@ -194,9 +207,10 @@ def train_workload(
             with processes(launch, CannotTrain) as where:
                 make = partial(reference_steps, further, kind=CannotTrain, workload=seen)
                 run_to_completion(where.begin(make, expected=CannotTrain), show)
-        except CannotTrain as error:
+        except (CannotTrain, OSError) as error:
+            why = explain(error) if isinstance(error, OSError) else str(error)
             raise CannotTrain(
-                f"The model was trained and written to {path}. Its references were not: {error} Mend it and register the model; "
+                f"The model was trained and written to {path}. Its references were not: {why} Mend it and register the model; "
                 "`expunge references --prepared` keeps the reference models that are finished, and trains the others."
             ) from error
     return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)

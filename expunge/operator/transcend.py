@@ -8,7 +8,7 @@ import httpx
 
 from connectors.configuration import HandOverFailed
 from connectors.transcend import PendingRequest, ResultRefused, Transcend, make_refusal
-from expunge.client import send
+from expunge.client import fetch_json
 from expunge.errors import CannotPull, Refused
 
 REFUSED = 422
@@ -69,9 +69,10 @@ def _ask(http: httpx.Client, pending: PendingRequest) -> dict[str, object] | Non
     if pending.created_at is not None:
         body["created_at"] = pending.created_at.isoformat()
     try:
-        result: dict[str, object] | None = send(http, "POST", "/transcend/requests", json=body).json()["result"]
+        answer = fetch_json(http, "POST", "/transcend/requests", fields=["result"], json=body)
     except Refused as error:
         if error.status != REFUSED:
             raise
         return make_refusal(str(error))
+    result: dict[str, object] | None = answer["result"]
     return result

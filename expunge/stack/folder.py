@@ -72,17 +72,30 @@ class StackSettings:
     redis_url: str = field(repr=False)
     storage: str
     workloads: str
+    signing_keys: str | None = None
+    """The folder of private signing keys. None: that of a stack of an older release, in the data folder."""
+    sample_key: str | None = field(default=None, repr=False)
+    """The key for sample IDs that the environment gave the stack. None: it has the data folder's own."""
 
 
 def default_folder() -> Path:
-    """Choose `.expunge` if the current folder has one, else `~/.local/share/expunge`."""
-    return HERE.absolute() if HERE.is_dir() else HOME.expanduser()
+    """Choose `.expunge` if the current folder has one, else `~/.local/share/expunge`. Raises StackError."""
+    return HERE.absolute() if HERE.is_dir() else _expand(HOME)
 
 
 def chosen_folder() -> Path:
     """Return the data folder that `EXPUNGE_DATA` names, as `expunge up` prints it, else `default_folder()`."""
     named = os.environ.get("EXPUNGE_DATA")
-    return Path(named).expanduser() if named else default_folder()
+    return _expand(Path(named)) if named else default_folder()
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise StackError(
+            f"The data folder {path} is of nobody known here ({error}). Name another with --data-dir."
+        ) from None
 
 
 @contextmanager
@@ -91,13 +104,14 @@ def lock_folder(root: Path) -> Iterator[Folder]:
 
     The kernel holds the lock, so a killed process does not leave it behind.
     """
-    folder = Folder(root.expanduser().absolute())
+    folder = Folder(_expand(root).absolute())
     try:
         for path in (folder.root, folder.broker, folder.weights, folder.logs, folder.run):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        opened = (folder.root / "lock").open("a+")
     except OSError as error:
         raise StackError(f"The data folder {folder.root} cannot be used: {error.strerror}.") from error
-    with (folder.root / "lock").open("a+") as lock:
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,14 +152,28 @@ def write_stack_settings(folder: Folder, settings: StackSettings) -> None:
 
 
 def read_stack_settings(root: Path) -> StackSettings | None:
-    """Read the settings of the stack that runs on this folder; None if none does."""
-    folder = Folder(root.expanduser().absolute())
+    """Read the settings of the stack that runs on this folder; None if none does. Raises StackError."""
+    folder = Folder(_expand(root).absolute())
     try:
         if not is_locked(folder):  # A killed stack leaves its settings behind.
             return None
         return StackSettings(**json.loads(folder.settings.read_text()))
     except (FileNotFoundError, PermissionError):
         return None
+    except NotADirectoryError:
+        raise StackError(
+            f"The data folder {folder.root} is a file. Name a folder with --data-dir or EXPUNGE_DATA."
+        ) from None
+    except (TypeError, ValueError):
+        raise StackError(
+            f"A stack of another release runs on {folder.root}, or {folder.settings} is damaged. Start the stack again."
+        ) from None
+
+
+def read_sample_key(root: Path, running: StackSettings) -> str | None:
+    """Read the sample key of the stack that runs on this folder: the one that it was given, else the folder's."""
+    kept = Folder(_expand(root).absolute()).sample_key
+    return running.sample_key or (kept.read_text().strip() if kept.exists() else None)
 
 
 def is_locked(folder: Folder) -> bool:

@@ -15,12 +15,17 @@ import httpx
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+from connectors.storage import Location
 from expunge.errors import StackError, StartFailed
+from expunge.operator.deployment import describe_away, open_database, parse_storage, read_key
 from expunge.operator.keys import ensure_first_api_key, ensure_signing_key
 from expunge.stack.broker import broker, free_port
 from expunge.stack.folder import Folder, StackSettings, lock_folder, sample_key, write_stack_settings
 from expunge.stack.postgres import postgres
 from expunge.stack.process import Child, Program, await_ready, rotate, start, stop, tail
+from ledger.db import DATABASE_AWAY
+from ledger.errors import WrongSampleKey
+from ledger.sample_key import check_sample_key
 from migrations.commands import upgrade
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,6 +36,21 @@ MAX_RESTARTS = 5
 
 RESTART_WINDOW = 600.0
 """Seconds after which a restart no longer counts: a part that ends once a day never stops the stack."""
+
+DEFAULTS = {"EXPUNGE_BATCH_WINDOW_SECONDS": "0", "EXPUNGE_SWEEP_SECONDS": "5"}
+"""Settings that have another default in the stack than elsewhere: somebody waits for the first jobs."""
+
+OF_A_DEPLOYMENT = (
+    "EXPUNGE_",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "CELERY_",
+    "UVICORN_",
+    "WEB_CONCURRENCY",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "OTEL_",
+)
+"""What the names of variables begin with that say where a deployment is, and how its programs run."""
 
 CHECK_INTERVAL = 0.5
 """Seconds between two checks whether a part has ended."""
@@ -48,6 +68,12 @@ class Options:
     """A PostgreSQL server to use instead of starting one."""
     redis_url: str | None = field(default=None, repr=False)
     """A Redis server to use instead of starting one."""
+    storage: Location | None = None
+    """Where weights go instead of the data folder."""
+    sample_key: str | None = field(default=None, repr=False)
+    """The key for sample IDs to use instead of the data folder's."""
+    signing_keys: Path | None = None
+    """The folder of private signing keys to use instead of the data folder's."""
     workloads: str = "examples"
     """The allow-list of workloads: prefixes of modules, separated by commas."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -70,16 +96,43 @@ class Stack:
         return self.settings.api_url
 
 
-def options_from_environment(*, data_dir: Path, port: int | None = None, **more: str) -> Options:
-    """Read `DATABASE_URL`, `REDIS_URL` and `EXPUNGE_WORKLOADS` from the environment. more: see Options.environment."""
+def options_from_environment(*, data_dir: Path, host: str, port: int | None = None) -> Options:
+    """Read all that the environment decides about the stack; what its programs alone read, they inherit. Raises StackError."""
+    given = os.environ.get
+    storage = parse_storage(location) if (location := given("EXPUNGE_STORAGE")) else None
+    signing_keys = given("EXPUNGE_SIGNING_KEYS")
+    if sample_key := given("EXPUNGE_SAMPLE_KEY"):
+        read_key(sample_key)
     return Options(
         data_dir=data_dir,
+        host=host,
         port=port,
-        database_url=os.environ.get("DATABASE_URL") or None,
-        redis_url=os.environ.get("REDIS_URL") or None,
-        workloads=os.environ.get("EXPUNGE_WORKLOADS") or "examples",
-        environment=more,
+        database_url=given("DATABASE_URL") or None,
+        redis_url=given("REDIS_URL") or None,
+        storage=storage.absolute() if isinstance(storage, Path) else storage,
+        sample_key=sample_key or None,
+        signing_keys=Path(signing_keys).absolute() if signing_keys else None,
+        workloads=given("EXPUNGE_WORKLOADS") or "examples",
+        environment={name: value for name in DEFAULTS if (value := given(name))},
     )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Take every deployment out of the environment, for what runs within and for the processes that it starts.
+
+    A stack and commands that belong together, such as those of the demo, then neither read nor reach another database, broker,
+    storage, key, connected system or collector of traces that the caller's environment names.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(OF_A_DEPLOYMENT) and name != "EXPUNGE_DEVICE":
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
@@ -108,17 +161,22 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
             api_url=f"http://{options.host}:{port}",
             database_url=database_url,
             redis_url=redis_url,
-            storage=os.environ.get("EXPUNGE_STORAGE") or str(folder.weights),
+            storage=str(options.storage or folder.weights),
             workloads=options.workloads,
+            signing_keys=str(options.signing_keys or folder.signing_keys),
+            sample_key=options.sample_key,
         )
         environment = service_environment(folder, settings, options.environment)
         on_step("the migrations")
         migrate(database_url)
-        ensure_signing_key(database_url, folder.signing_keys)
+        if options.sample_key is not None:
+            check_key(database_url, options.sample_key)
+        signing_keys = options.signing_keys or folder.signing_keys
+        ensure_signing_key(database_url, signing_keys)
         on_step("the API, a worker and the beat")
         start_all(
             [
-                worker(folder, environment),
+                worker(folder, {**environment, "EXPUNGE_SIGNING_KEYS": str(signing_keys)}),
                 beat(folder, environment),
                 api(folder, environment, host=options.host, port=port),
             ],
@@ -132,16 +190,16 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
 
 
 def service_environment(folder: Folder, settings: StackSettings, more: Mapping[str, str]) -> dict[str, str]:
-    """Build the environment of the API, the worker and the beat."""
+    """Build the environment of the API, the worker and the beat, without the signing keys, which are the worker's alone."""
     return {
+        **DEFAULTS,
         "DATABASE_URL": settings.database_url,
         "REDIS_URL": settings.redis_url,
-        "EXPUNGE_SAMPLE_KEY": sample_key(folder),
+        "EXPUNGE_SAMPLE_KEY": settings.sample_key or sample_key(folder),
         "EXPUNGE_STORAGE": settings.storage,
         "EXPUNGE_WORKLOADS": settings.workloads,
         "EXPUNGE_PUBLIC_URL": settings.api_url,
-        "EXPUNGE_BATCH_WINDOW_SECONDS": os.environ.get("EXPUNGE_BATCH_WINDOW_SECONDS", "0"),
-        "EXPUNGE_SWEEP_SECONDS": os.environ.get("EXPUNGE_SWEEP_SECONDS", "5"),
+        "EXPUNGE_SIGNING_KEYS": "",
         **more,
     }
 
@@ -172,8 +230,22 @@ def migrate(database_url: str) -> None:
     """Run the migrations. Raises StartFailed."""
     try:
         upgrade(database_url)
-    except (SQLAlchemyError, CommandError) as error:
+    except DATABASE_AWAY as error:
+        raise StartFailed(f"The migrations failed. {describe_away(error)}") from error
+    except (SQLAlchemyError, CommandError, ValueError) as error:
         raise StartFailed(f"The migrations failed: {error}") from error
+
+
+def check_key(database_url: str, key: str) -> None:
+    """Check that the ledger is hashed under the key that the environment gives, or not yet. Raises StackError."""
+    with open_database(database_url) as sessions, sessions.begin() as session:
+        try:
+            check_sample_key(session, read_key(key))
+        except WrongSampleKey:
+            raise StackError(
+                "EXPUNGE_SAMPLE_KEY is not the key that the ledger is hashed under. Unset it, and the stack takes the key of its "
+                "data folder; after `expunge rotate-sample-key FILE` it is the content of that file."
+            ) from None
 
 
 def supervise(running: Stack, *, on_restart: Callable[[str], None] = lambda text: None) -> None:
@@ -268,7 +340,7 @@ def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int)
 
     def ready() -> bool:
         try:
-            return httpx.get(f"http://{host}:{port}/readyz", timeout=5).status_code == httpx.codes.OK
+            return httpx.get(f"http://{host}:{port}/readyz", timeout=5, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -290,7 +362,7 @@ def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
     return celery(
         "the worker",
         folder,
-        {**PASSIVE, "EXPUNGE_SIGNING_KEYS": str(folder.signing_keys), **environment},
+        {**PASSIVE, **environment},
         log=folder.logs / "worker.log",
         arguments=("worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"),
     )

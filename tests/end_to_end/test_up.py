@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from expunge.operator.deployment import DeploymentSettings, read_deployment_settings
 from expunge.stack.broker import free_port
 from expunge.stack.folder import read_stack_settings
 from tests.fixtures.waiting import PATIENCE, alive, await_that
 
 pytestmark = pytest.mark.end_to_end
 
+SAMPLE_KEY = "cd" * 32
 LAST_LINE = "Ctrl-C stops everything."
 
 
@@ -40,6 +42,7 @@ def up(data_dir: Path, log: Path) -> Iterator[Command]:
     """Start the command in a process group of its own and wait until it is up."""
     words = [sys.executable, "-m", "expunge.cli", "up", "--data-dir", str(data_dir), "--port", str(free_port())]
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    environment |= {"EXPUNGE_SAMPLE_KEY": SAMPLE_KEY, "EXPUNGE_SIGNING_KEYS": str(data_dir.parent / "keys")}
     with log.open("wb") as output:
         process = subprocess.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -60,7 +63,7 @@ class Lives:
 
     data_dir: Path
     first_output: str
-    known_while_up: bool
+    known_while_up: DeploymentSettings
     restarted: list[str]
     known_after_kill: bool
     second_output: str
@@ -75,7 +78,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
     folder = tmp_path_factory.mktemp("up")
     data_dir = folder / "data"
     with up(data_dir, folder / "first.log") as command:
-        known_while_up = read_stack_settings(data_dir) is not None
+        known_while_up = read_deployment_settings(data_dir)
         (worker,) = workers(command)
         worker.kill()
         await_that(lambda: [other for other in workers(command) if other.pid != worker.pid], "a new worker")
@@ -119,8 +122,16 @@ def test_a_part_that_is_killed_is_started_again(lives: Lives) -> None:
 
 
 def test_what_a_killed_stack_started_dies_with_it(lives: Lives) -> None:
-    assert lives.known_while_up
+    assert lives.known_while_up.database_url is not None
     assert not lives.known_after_kill
+
+
+def test_keys_of_the_environment_are_those_of_the_stack_and_of_commands_without_them(lives: Lives) -> None:
+    keys = lives.data_dir.parent / "keys"
+    assert (lives.known_while_up.sample_key, lives.known_while_up.signing_keys) == (SAMPLE_KEY, keys)
+    assert len(list(keys.glob("*.pem"))) == 1
+    assert not (lives.data_dir / "sample.key").exists()
+    assert not (lives.data_dir / "signing-keys").exists()
 
 
 def test_the_next_start_finds_its_data_and_makes_no_new_key(lives: Lives) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
-from expunge.errors import Refused, ServiceUnreachable
+from expunge.errors import Refused, ServiceError, ServiceUnreachable
 from ledger.resources import Job, SampleCounts, UnlearnRequest
 from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, RequestState
 from tests.service.conftest import Serve, Site, _address, fail_job, publish_job, serve, site  # noqa: F401
@@ -167,6 +167,51 @@ def test_a_service_that_is_not_there_is_named() -> None:
 def test_an_address_without_its_scheme_is_named_as_such(address: str) -> None:
     with pytest.raises(ServiceUnreachable, match="http://"):
         client.connect(address, "key")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>It works!</html>"),
+        httpx.Response(200, json=[]),
+        httpx.Response(200, json={"items": "none"}),
+    ],
+)
+def test_an_answer_of_another_service_is_an_error_that_says_so(answer: httpx.Response) -> None:
+    http = answering(lambda request: answer)
+    calls: list[Callable[[], object]] = [
+        lambda: client.get_job(http, ID),
+        lambda: client.list_models(http),
+        lambda: client.submit(http, dataset="d", sample_ids=["a"]),
+        lambda: client.upload_samples(http, dataset="d", sample_ids=["a"]),
+        lambda: next(client.watch_job(http, ID)),
+        lambda: client.fetch_json(http, "GET", "/log/leaves", fields=["leaves"]),
+    ]
+    for call in calls:
+        with pytest.raises(ServiceError, match="service is not Expunge's API"):
+            call()
+
+
+def test_an_address_that_sends_on_is_not_followed_but_named() -> None:
+    moved = httpx.Response(308, headers={"Location": "https://service/models"})
+    with pytest.raises(ServiceUnreachable, match="sends on to https://service/models"):
+        client.list_models(answering(lambda request: moved))
+
+
+def test_a_stack_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be asked for the key's own machine, and with the key."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    def pool(address: str) -> str:
+        with client.connect(address, "expunge_x") as http:
+            transport = http._transport_for_url(http.base_url)
+            return type(transport._pool).__name__  # type: ignore[attr-defined]  # of an HTTPTransport
+
+    assert pool("http://service.example") == "HTTPProxy"
+    assert {pool(f"http://{host}:8000") for host in ("127.0.0.1", "localhost", "[::1]")} == {"ConnectionPool"}
 
 
 def test_every_call_does_what_it_says(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:  # noqa: F811

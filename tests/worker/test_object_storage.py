@@ -1,5 +1,7 @@
 """Jobs whose storage is a bucket: two workers share no folder."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from ledger.states import JobState, Reason
 from ledger.tables import Model
 from tests.fixtures import s3
 from tests.fixtures.s3 import BUCKET, S3
+from tests.fixtures.waiting import PATIENCE
 from tests.worker.conftest import KEY, Bench
 from unlearning.data.references import from_bytes
 from unlearning.specs.references import ReferencePlan
@@ -77,6 +80,20 @@ def test_two_workers_on_two_hosts_erase_one_after_the_other_and_old_weights_are_
     purged = purge(where, find_purgeable(where, older_than=timedelta(0)), older_than=timedelta(0))
     assert (set(purged.files), purged.versions) == ({*names[:2]}, 3)
     assert {key for key in keys(s3_api) if "/" not in key} == {names[2]}
+
+
+def test_a_command_leaves_no_copy_on_the_machine_on_which_it_ran(s3_api: S3, tmp_path: Path) -> None:
+    """Nobody would delete it there. The command may end in any way."""
+    cache = tmp_path / "operator"
+    program = (
+        "import sys; from pathlib import Path; from expunge.operator.deployment import Deployment\n"
+        f"where = Deployment(database_url='', storage={URL!r}, sample_key=b'', workloads='', storage_cache=Path({str(cache)!r}))\n"
+        "path = where.files.fetch(*where.files.put(b'weights'))\n"
+        "print(path.exists()); sys.exit('it failed')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.stdout, ended.stderr) == ("True\n", "it failed\n")
+    assert list(cache.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from sqlalchemy import select
 
+from connectors.storage import LocalFolder, StorageForbidden
+from expunge.errors import CannotPrepare
 from expunge.operator.deployment import Deployment
 from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
@@ -371,6 +373,33 @@ def test_a_preparation_that_is_declined_changes_nothing(make_bench: Callable[...
     assert costs[0].trainings == 8
     with bench.sessions.begin() as session:
         assert session.scalars(select(Model.policy)).one()[0]["kind"] == "retrain"
+
+
+def test_a_storage_that_cannot_be_written_to_is_found_before_anything_is_trained_and_at_the_end_costs_no_model(
+    make_bench: Callable[..., Bench], reference_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, asked = place(make_bench()), []
+
+    def refuse(*_: object) -> NoReturn:
+        raise StorageForbidden("s3://b: permission denied (AccessDenied).")
+
+    def prepare() -> object:
+        return prepare_model(
+            where,
+            name="digits",
+            plan=PLAN,
+            prepared=reference_models,
+            agree=lambda cost: not asked.append(cost.trainings),
+        )
+
+    for method, expected in (("check", []), ("put", [0])):
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalFolder, method, refuse)
+            with pytest.raises(CannotPrepare, match=r"AccessDenied.*same command trains the others"):
+                prepare()
+        assert asked == expected
+    assert prepare() is not None
+    assert asked == [0, 0]
 
 
 def test_what_the_model_has_unlearned_is_in_no_later_preparation(bench: Bench, training_ids: tuple[str, ...]) -> None:

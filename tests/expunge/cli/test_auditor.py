@@ -6,20 +6,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.cli.auditor import check_log
+from expunge.cli.auditor import check_log, fetch_leaves, prove_growth
 from expunge.errors import LogNotProven
 from ledger.transparency.log import LogKind, begin_new_origin, newest_checkpoint, prove_entry, sign_checkpoint
 from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
 from tests.verifier.conftest import make_signer
-from verifier.errors import BadSignature, Mismatch, NotProven, Revoked
+from verifier.errors import BadSignature, Malformed, Mismatch, NotProven, Revoked
 from verifier.keys import TrustedKey, pem
-from verifier.log import read_log_checkpoint
+from verifier.log import TreeHead, read_log_checkpoint
 from worker.signing import Signer
 
 SIGNER = make_signer()
@@ -125,6 +126,20 @@ def test_the_checkpoint_in_the_state_file_stays_valid_after_its_keys_revocation_
     capsys.readouterr()
     check_log(**given)
     assert "The first 1 are those of checkpoint.txt." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer", [{"leaves": 1, "path": 1}, {"leaves": ["é"], "path": ["xy"]}, {"leaves": [1], "path": [1]}]
+)
+def test_an_answer_that_is_no_part_of_a_log_proves_nothing(answer: dict[str, object]) -> None:
+    http = httpx.Client(
+        base_url="http://service", transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+    )
+    older = TreeHead(origin="x", size=1, root=bytes(32))
+    with pytest.raises(Malformed, match="cannot be read"):
+        fetch_leaves(http, 2)
+    with pytest.raises(Malformed, match="cannot be read"):
+        prove_growth(http, older, replace(older, size=2))
 
 
 def test_a_checkpoint_of_another_key_is_not_accepted(

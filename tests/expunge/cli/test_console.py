@@ -1,12 +1,16 @@
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.testing import CliRunner
 
 from expunge.cli import console
-from expunge.cli.console import ProgressDisplay, print_table, read_ids
+from expunge.cli.console import ProgressDisplay, print_table, read_ids, write_result
+from expunge.cli.main import app
+from expunge.errors import CannotWrite
 
 
 class Clock:
@@ -72,6 +76,24 @@ def test_ids_are_read_without_surrounding_blanks_and_empty_lines() -> None:
     assert list(read_ids([" a\n", "\n", "b"])) == ["a", "b"]
     assert list(read_ids(None)) == []
     assert list(read_ids(["\ufeffa\t\r\n", "b\u00a0\n"])) == ["a", "b"]
+
+
+def test_a_list_that_is_not_in_utf_8_is_refused_without_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes("Müller\n".encode("latin-1"))
+    for command in (
+        ["submit", "--dataset", "d", "--key", "expunge_x", "--url", "http://127.0.0.1:9", "--file", str(path)],
+        ["train", "examples.digits:workload", "--without-subjects", str(path)],
+    ):
+        ended = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+        assert ended.exit_code == 2
+        assert "is not in UTF-8" in " ".join(ended.output.split())
+        assert "ller" not in ended.output
+
+
+def test_a_result_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match=r"nowhere/report.html. .*No such file or directory. Name another place"):
+        write_result(tmp_path / "nowhere/report.html", b"")
 
 
 def test_a_line_that_is_no_id_is_named_by_its_number() -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from expunge.cli import console
 from expunge.cli.main import app
-from expunge.errors import KeyCommandRefused
+from expunge.errors import KeyCommandRefused, StackError
 from expunge.operator.deployment import find_deployment
 from expunge.operator.keys import create_signing_key, revoke_signing_key
 from expunge.stack.folder import StackSettings, lock_folder, sample_key, write_secret, write_stack_settings
@@ -27,6 +27,7 @@ def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Keys:
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("EXPUNGE_STORAGE", "/nowhere")
     monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", "00" * 32)
+    monkeypatch.delenv("EXPUNGE_SIGNING_KEYS", raising=False)
     monkeypatch.setattr(console.out, "_width", 200)  # It may have been made under another test's COLUMNS.
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
@@ -57,12 +58,23 @@ def test_an_unknown_scope_is_refused_with_the_known_ones(keys: Keys) -> None:
         raise keys("create", "portal", "--scope", "requests:delete").exception or AssertionError
 
 
+def test_a_name_that_is_not_in_utf_8_is_refused(keys: Keys) -> None:
+    for arguments in (["\udce9"], ["portal", "--tenant", "\udce9"]):
+        with pytest.raises(StackError, match="not in UTF-8"):
+            raise keys("create", *arguments).exception or AssertionError
+
+
 def test_the_list_shows_the_keys_and_no_secret(keys: Keys) -> None:
     secret = keys("create", "portal [x]").output.strip()
     shown = keys("list").output
     assert re.search(rf"{prefix_of(secret)}.*portal \[x\].*requests:write.*good", shown)
     assert secret.split("_", 2)[2] not in shown
     assert prefix_of(secret) not in keys("list", "--tenant", "other").output
+
+
+def test_a_signing_key_is_not_made_where_no_worker_reads_it(run: Keys) -> None:
+    with pytest.raises(StackError, match="EXPUNGE_SIGNING_KEYS is not set"):
+        raise run("signing-keys", "new").exception or AssertionError
 
 
 def test_a_revoked_key_is_refused(keys: Keys, sessions: sessionmaker[Session]) -> None:

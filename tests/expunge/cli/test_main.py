@@ -1,13 +1,17 @@
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner
 
-from expunge.cli.main import COMMANDS, app, first_steps
+from connectors.storage import StorageForbidden
+from expunge.cli.main import COMMANDS, app, first_steps, main
 from expunge.stack.folder import Folder, default_folder
 from expunge.stack.stack import Stack
 from tests.expunge.stack.test_folder import SETTINGS
@@ -36,6 +40,81 @@ def test_an_expected_error_is_one_message_without_a_traceback_and_no_wait_for_to
     assert result.returncode == 1
     assert result.stderr.startswith("Error No stack runs on")
     assert "Traceback" not in result.stderr
+
+
+AWAY = "postgresql://nobody:secret@127.0.0.1:1/nothing"
+DEPLOYMENT = {"DATABASE_URL": AWAY, "EXPUNGE_STORAGE": "/nowhere", "EXPUNGE_SAMPLE_KEY": "00" * 32}
+CALL = ("card", "digits", "--key", "expunge_x", "--url", "http://127.0.0.1:9")
+
+
+def end_of(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> object:
+    """The status with which the command ends."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["expunge", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["keys", "list"], DEPLOYMENT, "DATABASE_URL is right"),
+        (["purge"], DEPLOYMENT, "DATABASE_URL is right"),
+        (["keys", "list"], DEPLOYMENT | {"DATABASE_URL": "mysql://a:secret@b/c"}, "must be PostgreSQL"),
+        (["keys", "list"], DEPLOYMENT | {"DATABASE_URL": f"{AWAY}?secret=1"}, "DATABASE_URL is right"),
+        (["keys", "list"], {"EXPUNGE_DATA": __file__}, "is a file"),
+        (CALL, {"EXPUNGE_DATA": __file__}, "Nothing answers"),  # it needs no data folder
+        (CALL[:4], {"EXPUNGE_DATA": __file__}, "is a file"),
+        (CALL[:4], {"EXPUNGE_DATA": "~nobody-of-this-name/x"}, "--data-dir"),
+        (CALL[:4], {"EXPUNGE_URL": "http://[::1"}, "cannot be called"),
+        (CALL, {"ALL_PROXY": "gopher://x"}, "the proxy that the environment names"),
+        ([*CALL[:3], "exp\u00fcnge", *CALL[4:]], {}, "Copy it again"),
+        ([*CALL[:3], "expunge_x\n", *CALL[4:]], {}, "Copy it again"),
+        ([CALL[0], "a\n", *CALL[2:]], {}, "cannot be sent"),
+        (["submit", "s", "--dataset", "d", "--reason", "\udce9", *CALL[2:]], {}, "cannot be sent"),
+        (["submit", "s", "--dataset", "d", "--idempotency-key", "\u00e9", *CALL[2:]], {}, "cannot be sent"),
+        (["up", "--data-dir", __file__], {}, "cannot be used"),
+        (["train", "examples.digits:workload", "--out", __file__], {}, "nothing was trained"),
+    ],
+)
+def test_an_ordinary_fault_is_one_line_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    environment: dict[str, str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert end_of(monkeypatch, *arguments, **environment) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error ")
+    assert words in line
+    assert "secret" not in line
+
+
+def test_an_error_of_the_operating_system_is_one_line_and_one_of_ours_has_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> Callable[..., NoReturn]:
+        def failing(*_: object, **__: object) -> NoReturn:
+            raise error
+
+        return failing
+
+    for error, line in (
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device. Make room on the disk."),
+        (StorageForbidden("s3://b: it is under a hold."), "s3://b: it is under a hold."),
+        (TimeoutError(), "TimeoutError"),
+    ):
+        monkeypatch.setattr("expunge.cli.main.app", fail(error))
+        assert end_of(monkeypatch) == 1
+        assert capsys.readouterr().err == f"Error {line}\n"
+    monkeypatch.setattr("expunge.cli.main.app", fail(KeyError("x")))
+    with pytest.raises(KeyError):
+        main()
 
 
 def test_the_stack_starts_and_keys_are_made_without_torch() -> None:

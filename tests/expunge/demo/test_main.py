@@ -39,8 +39,29 @@ def test_the_two_requests_forget_different_samples_which_the_plan_determines() -
 
 
 @pytest.mark.end_to_end
-def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int]) -> None:
+def test_the_demo_runs_to_its_end_whatever_deployment_the_environment_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    production = tmp_path / "production"
+    production.mkdir()
+    for name, value in {
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/production",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+        "EXPUNGE_STORAGE": str(production),
+        "EXPUNGE_SAMPLE_KEY": "cd" * 32,
+        "EXPUNGE_SIGNING_KEYS": str(production),
+        "EXPUNGE_API_KEY": "expunge_production",
+        "EXPUNGE_DATA": str(production),
+        "EXPUNGE_CONNECTORS": str(production / "connectors.toml"),
+        "EXPUNGE_PROCESSES": "7",
+        "HTTP_PROXY": "http://127.0.0.1:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     main(folder=tmp_path / "reports", plan=TINY)
+    assert list(production.iterdir()) == []
     captured = capsys.readouterr()
     output = captured.out
     assert re.search(r"^0:\d\d:\d\d  \S", captured.out + captured.err, re.MULTILINE)  # plain lines, as into a log

@@ -236,10 +236,21 @@ def test_a_database_without_tables_needs_its_migrations(sound: DeploymentSetting
     assert "migrations" in found["schema"]
 
 
-def test_a_missing_storage_is_found(sound: DeploymentSettings, tmp_path: Path) -> None:
-    found = wrong(replace(sound, storage=tmp_path / "nowhere"))
+def test_a_database_that_is_no_postgresql_is_a_fault_and_no_traceback(sound: DeploymentSettings) -> None:
+    found = wrong(replace(sound, database_url="mysql://nobody:secret@127.0.0.1/x"))
 
-    assert set(found) == {"storage", "weights"}
+    assert set(found) == {"database"}
+    assert "must be PostgreSQL" in found["database"]
+    assert "secret" not in found["database"]
+
+
+def test_another_storage_lacks_the_weights_and_one_that_cannot_be_written_to_is_found(
+    sound: DeploymentSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert set(wrong(replace(sound, storage=tmp_path / "nowhere"))) == {"weights"}
+    assert set(wrong(replace(sound, storage=tmp_path / "file/storage"))) == {"storage", "weights"}
 
 
 def test_a_full_disk_is_found(sound: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:

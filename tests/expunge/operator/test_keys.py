@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from sqlalchemy import make_url, select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import LocalFolder, StorageError
@@ -67,7 +66,7 @@ def test_a_signing_key_is_created_once(database_url: str, tmp_path: Path) -> Non
 
 
 def test_a_key_that_could_not_be_registered_is_deleted(tmp_path: Path) -> None:
-    with pytest.raises(OperationalError):
+    with pytest.raises(StackError):
         create_signing_key("postgresql://127.0.0.1:1/nowhere", tmp_path)
     assert private_keys(tmp_path) == set()
 

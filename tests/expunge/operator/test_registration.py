@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
-from expunge.operator.registration import default_policies, register_new_version, register_workload
+from expunge.operator.registration import (
+    default_policies,
+    newest_weights,
+    read_details,
+    register_new_version,
+    register_workload,
+)
 from expunge.operator.retention import find_purgeable
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
@@ -118,6 +124,23 @@ def test_what_cannot_be_registered_leaves_nothing_behind(
         register_workload(where, **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
     assert models(sessions) == []
     assert not where.storage.exists()
+
+
+@pytest.mark.parametrize("content", [b'{"workload": "tests.wor', b"[1]", b'{"workload": 3}', b"\xff\xfe", b""])
+def test_a_file_beside_weights_that_training_did_not_write_is_passed_over(
+    trained: Trained, tmp_path: Path, content: bytes
+) -> None:
+    ours = tmp_path / trained.path.name
+    for source in (trained.path, trained.path.with_suffix(".json")):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_bytes(b"newer")
+    foreign.with_suffix(".json").write_bytes(content)
+    (tmp_path / "alone.json").write_text(json.dumps({"workload": REFERENCE}))
+
+    assert newest_weights(REFERENCE, tmp_path) == ours
+    assert read_details(foreign) == {}
+    assert read_details(ours) == trained.details
 
 
 def test_a_name_that_is_taken_is_refused(where: Deployment, trained: Trained) -> None:

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,55 @@ def test_an_interrupted_training_continues_and_ends_in_the_weights_of_one_that_w
     assert steps == list(range(10, 27))
     assert (found.sha256, found.sha256 == other.sha256) == (whole.sha256, False)
     assert list((tmp_path / "again").glob("*.checkpoint")) == []
+
+
+def full(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """Let the disk be full for files of a kind."""
+    replace = os.replace
+
+    def refuse(source: str, target: Path) -> None:
+        if Path(target).suffix == suffix:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_disk_that_is_full_at_the_end_costs_no_training_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    given: dict[str, Any] = {"allowed": ("tests",), "folder": tmp_path, "plain": True, "checkpoint_seconds": 0.0}
+    with monkeypatch.context() as patched:
+        full(patched, suffix)
+        with pytest.raises(CannotTrain, match=r"Make room on the disk. Given again, the same command goes on"):
+            train_workload(SHORT, **given)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".checkpoint", ".safetensors"} - {suffix}
+    steps: list[int] = []
+    train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))
+
+    assert steps == []  # all had been taken
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    steps: list[int] = []
+    with pytest.raises(CannotTrain, match="so nothing was trained"):
+        train_workload(
+            SHORT, allowed=("tests",), folder=tmp_path / "file", show=lambda progress: steps.append(progress.step)
+        )
+
+    assert steps == []
+
+
+def test_a_training_into_the_storage_is_refused_because_a_purge_would_delete_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_WORKLOADS", "tests")
+    monkeypatch.setenv("EXPUNGE_STORAGE", f"file://{tmp_path}/weights")
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["train", SHORT], env={"COLUMNS": "200"})
+    assert (ended.exit_code, "EXPUNGE_STORAGE" in ended.output, list(tmp_path.iterdir())) == (2, True, [])
 
 
 def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:

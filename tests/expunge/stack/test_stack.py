@@ -1,11 +1,14 @@
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.errors import StackError
 from expunge.stack import stack
@@ -14,12 +17,100 @@ from expunge.stack.process import Child, Program, start, stop
 from expunge.stack.stack import (
     MAX_RESTARTS,
     STOP_SIGNALS,
+    Options,
     Restarts,
     Stack,
+    alone,
+    check_key,
     interruptible,
+    options_from_environment,
+    service_environment,
     stop_all,
     supervise,
 )
+from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import register_dataset
+from tests.expunge.stack.test_folder import SETTINGS
+
+SET = {
+    "DATABASE_URL": "postgresql://production",
+    "REDIS_URL": "redis://production",
+    "EXPUNGE_STORAGE": "s3://production/weights",
+    "EXPUNGE_SAMPLE_KEY": "cd" * 32,
+    "EXPUNGE_SIGNING_KEYS": "/keys",
+    "EXPUNGE_WORKLOADS": "acme",
+    "EXPUNGE_SWEEP_SECONDS": "7",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in SET.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_the_stack_is_as_the_environment_says(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    options = options_from_environment(data_dir=tmp_path, host="127.0.0.1")
+    assert options == Options(
+        data_dir=tmp_path,
+        database_url=SET["DATABASE_URL"],
+        redis_url=SET["REDIS_URL"],
+        storage=SET["EXPUNGE_STORAGE"],
+        sample_key=SET["EXPUNGE_SAMPLE_KEY"],
+        signing_keys=Path("/keys"),
+        workloads="acme",
+        environment={"EXPUNGE_SWEEP_SECONDS": "7"},
+    )
+    environment.setenv("EXPUNGE_STORAGE", "weights")
+    assert options_from_environment(data_dir=tmp_path, host="127.0.0.1").storage == Path.cwd() / "weights"
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("EXPUNGE_SAMPLE_KEY", "secret"), ("EXPUNGE_STORAGE", "ftp://secret/x")])
+def test_a_malformed_setting_is_named_before_anything_starts(
+    tmp_path: Path, environment: pytest.MonkeyPatch, name: str, wrong: str
+) -> None:
+    environment.setenv(name, wrong)
+    with pytest.raises(StackError, match=name) as refused:
+        options_from_environment(data_dir=tmp_path, host="127.0.0.1")
+    assert "secret" not in str(refused.value)
+
+
+def test_the_programs_have_the_keys_that_the_stack_was_given_or_its_own_and_the_signing_keys_the_worker_alone(
+    folder: Folder, environment: pytest.MonkeyPatch
+) -> None:
+    given = service_environment(folder, replace(SETTINGS, sample_key="cd" * 32), {"EXPUNGE_SWEEP_SECONDS": "1"})
+    assert (given["EXPUNGE_SAMPLE_KEY"], given["EXPUNGE_SWEEP_SECONDS"]) == ("cd" * 32, "1")
+    assert given["EXPUNGE_SIGNING_KEYS"] == ""  # in place of what they would inherit
+    assert not folder.sample_key.exists()
+    own = service_environment(folder, SETTINGS, {})
+    assert (own["EXPUNGE_SAMPLE_KEY"], own["EXPUNGE_SWEEP_SECONDS"]) == (folder.sample_key.read_text(), "5")
+
+
+def test_a_sample_key_that_is_not_the_ledgers_is_refused(database_url: str, sessions: sessionmaker[Session]) -> None:
+    check_key(database_url, "cd" * 32)  # of an empty ledger it becomes the key
+    with sessions.begin() as session:
+        register_dataset(session, tenant_id=ensure_tenant(session, "t"), name="d", digests=[bytes(32)])
+    check_key(database_url, "cd" * 32)
+    with pytest.raises(StackError, match="EXPUNGE_SAMPLE_KEY is not the key that the ledger is hashed under"):
+        check_key(database_url, "ab" * 32)
+
+
+def test_alone_nothing_is_left_of_a_deployment_here_and_in_processes_that_are_started(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    others = {"CELERY_BROKER_URL": "redis://x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "EXPUNGE_API_KEY": "x"}
+    kept = {"EXPUNGE_DEVICE": "cpu", "HOME_OF_A_TEST": "x"}
+    for name, value in {**others, **kept}.items():
+        environment.setenv(name, value)
+    before = dict(os.environ)
+    with alone():
+        assert {*SET, *others}.isdisjoint(os.environ)
+        assert kept.items() <= os.environ.items()
+        program = "import os; print(*os.environ)"
+        seen = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
+        assert {*SET, *others}.isdisjoint(seen)
+    assert os.environ == before
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
