@@ -167,7 +167,8 @@ def test_a_list_can_be_filtered(world):
     assert [r.id for r in listed(world, state=RequestState.COMPLETED).items] == [done.id]
     assert [r.id for r in listed(world, model="large").items] == [waits.id]
     assert [r.id for r in listed(world, due_before=datetime.now(UTC) + timedelta(days=15)).items] == [waits.id]
-    assert listed(world, model="nobody").items == []
+    with pytest.raises(UnknownModel, match="nobody"):
+        listed(world, model="nobody")
 
 
 def test_a_request_leaves_a_job_that_has_not_closed(world):
