@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
-from unlearning.audit.intervals import Floats, Interval, student
+from unlearning.audit.intervals import Floats, Interval, student, wilson
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
@@ -84,7 +85,12 @@ def _drawn(model: nn.Module, samples: SampleSet, count: int, generator: torch.Ge
 
 
 def _mean(shares: Floats, *, confidence: float) -> Interval:
-    """Compute the mean of shares, (n,), with its interval, which stays between 0 and 1."""
+    """Compute the mean of shares, (n,), with its interval, which stays between 0 and 1.
+
+    It is Student's. Where all shares are equal, their spread tells nothing: then it is Wilson's, of hits and misses.
+    """
     mean, n = float(shares.mean()), len(shares)
-    half = student(confidence, n - 1) * float(shares.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
+    if float(np.ptp(shares)) < 1e-9:
+        return wilson(n * mean, n, confidence=confidence)
+    half = student(confidence, n - 1) * float(shares.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))

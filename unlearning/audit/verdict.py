@@ -6,6 +6,7 @@ Because each of several relearners can fail the model, the interval that fails i
 samples has a p-value in place of an interval, and fails if that is at most half of what the confidence leaves.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
 LEAST_POWER = 0.5
 """If a model that never saw the samples passes an undecided test with a smaller probability, they are too few [ours]."""
+_POINTS = 10
+"""By so many points more may be extracted or generated of forgotten samples and count as no more [ours]."""
 _SIGNIFICANT = 0.05
 """The largest p-value at which answers are called nearer to those of models that never saw the samples [ours]."""
 
@@ -151,9 +154,9 @@ def membership_findings(
     comparable: whether the held-out set has samples of the forget set's classes. If not, the test is open whatever it measures:
     even a retrained model knows less of a class that it never saw than of any other.
 
-    A statistic is sensitive if its whole interval lies outside 0.5 ± margin on the original: it recognises the forget set there.
-    All sensitive ones must lie inside on the unlearned model. If none is sensitive, all must, and a pass means little. No
-    statistic may lie wholly outside; the attack "spread" is used for this only.
+    A statistic is sensitive if its whole interval lies above 0.5 + margin on the original: it recognises the forget set there. All
+    sensitive ones must lie inside on the unlearned model. If none is sensitive, all must, and a pass means little. No statistic may
+    lie wholly outside; the attack "spread" is used for this only.
     """
     if not comparable:
         text = (
@@ -165,13 +168,13 @@ def membership_findings(
             Finding(code="membership_matched", passed=None, text=text, deciding=decides),
         ]
     names = [name for name in original if name != "spread"]
-    sensitive = [key for key, interval in _statistics(original, names) if _outside(interval, margin)]
+    sensitive = [key for key, interval in _statistics(original, names) if interval.low > 0.5 + margin]
     tested = [row for row in _statistics(unlearned, names) if not sensitive or row[0] in sensitive]
     outside = [row for row in _statistics(unlearned, unlearned) if _outside(row[1], margin)]
     reference_fails = reference is not None and any(_outside(f, margin) for _, f in _statistics(reference, reference))
     inside = all(_inside(interval, margin) for _, interval in tested)
     findings = [
-        _negative_control(max(_statistics(original, names), key=_reach), bool(sensitive)),
+        _negative_control(max(_statistics(original, names), key=lambda row: row[1].low), bool(sensitive)),
         Finding(
             code="membership_matched",
             passed=(None if reference_fails else False) if outside else inside or None,
@@ -181,16 +184,20 @@ def membership_findings(
         ),
     ]
     if reference is not None:
+        same = [found for key, found in _statistics(reference, names) if key in dict(tested)]
+        reference_passes = all(_inside(found, margin) for found in same)
         text = "the model retrained without the forget set passes the same membership test"
         if reference_fails:
             text = (
                 "the model retrained without the forget set fails the same membership test, so a failure cannot be attributed to "
                 "the unlearning"
             )
+        elif not reference_passes:
+            text = "the same membership test does not decide on the model retrained without the forget set"
         findings.append(
             Finding(
                 code="positive_control",
-                passed=not reference_fails,
+                passed=False if reference_fails else reference_passes or None,
                 text=text,
                 deciding=False,
             )
@@ -261,12 +268,13 @@ def reference_findings(
     if not tests:
         return []
     original, unlearned, retrained = tests["original"], tests["unlearned"], tests.get("reference")
+    recognised = original.passed is False and original.known > original.null[1]
     findings = [
         Finding(
             code="negative_control_reference",
-            passed=True if original.passed is False else None,
+            passed=recognised or None,
             text="the reference test recognises the forget set on the original model, as it must"
-            if original.passed is False
+            if recognised
             else "the reference test does not recognise the forget set on the original model",
             interval=_excess(original),
             deciding=False,
@@ -285,7 +293,7 @@ def reference_findings(
                 passed=retrained.passed,
                 text="the model retrained without the forget set passes the reference test too"
                 if retrained.passed
-                else "the model retrained without the forget set does not pass the reference test either",
+                else "the model retrained without the forget set does not pass the reference test",
                 interval=_excess(retrained),
                 deciding=False,
             )
@@ -358,7 +366,7 @@ def other_attack_findings(
 
     recognising = {name: attacks[name].deciding["auc"] for name, test in tests.items() if unexplained(name, test)}
     if not recognising:
-        text = "no attack on another signal recognises more of the forgotten samples than the reference test"
+        text = "no attack on another signal is shown to recognise more of the forgotten samples than the reference test"
         return [Finding(code="other_attacks_matched", passed=True, text=text)]
     name, found = max(recognising.items(), key=lambda row: abs(row[1].value - 0.5))
     text = (
@@ -497,22 +505,27 @@ def change_findings(change: Change) -> list[Finding]:
 def extraction_findings(extraction: Mapping[str, Extraction]) -> list[Finding]:
     """Check each measure of extraction on the new model: is more of the forgotten samples given away than of those never seen?
 
-    They can only warn: a text that is never seen may be guessed in part, and how much depends on the text.
+    They can only warn: a text that is never seen may be guessed in part, and how much depends on the text. See `_no_more`.
     """
     if not extraction:
         return []
     found, findings = extraction["unlearned"], []
     for measure, forgotten in found["forget"].items():
         unseen = found["held_out"][measure]
-        more = forgotten.low > unseen.high
+        passed = _no_more(forgotten, unseen)
+        than = "can be extracted of the forgotten samples than of data never seen"
+        text = {
+            True: f"at most {_POINTS} points more {than}",
+            False: f"more {than}",
+            None: f"so few samples do not show whether more {than}",
+        }[passed]
         what = EXTRACTION.get(measure, measure.replace("_", " "))
         findings.append(
             Finding(
                 code=f"extraction_{measure}",
-                passed=not more,
-                text=f"{'more' if more else 'no more'} can be extracted of the forgotten samples than of data never seen ({what}: "
-                f"{forgotten.value:.0%}, interval {forgotten.ends('.0%')}, against {unseen.value:.0%}, interval "
-                f"{unseen.ends('.0%')})",
+                passed=passed,
+                text=f"{text} ({what}: {forgotten.value:.0%}, interval {forgotten.ends('.0%')}, against {unseen.value:.0%}, "
+                f"interval {unseen.ends('.0%')})",
                 interval=forgotten,
                 deciding=False,
             )
@@ -523,34 +536,40 @@ def extraction_findings(extraction: Mapping[str, Extraction]) -> list[Finding]:
 def generation_findings(generation: Mapping[str, Generated], *, classes: int | None) -> list[Finding]:
     """Check what the new model generates: does it still reproduce forgotten samples, and generate a class that was forgotten?
 
-    They can only warn: how much a retrained model generates of a class that it never saw is not known without one.
+    They can only warn: how much a retrained model generates of a class that it never saw is not known without one. See `_no_more`.
     """
     if not generation:
         return []
     found, retrained = generation["unlearned"], generation.get("reference")
     again, unseen = found["regeneration"], found["regeneration_unseen"]
-    more = again.low > unseen.high
+    passed = _no_more(again, unseen)
+    reproduces = {
+        True: f"the model reproduces forgotten samples at most {_POINTS} points more often",
+        False: "the model still reproduces forgotten samples more often",
+        None: "so few generated samples do not show whether the model reproduces forgotten samples more often",
+    }[passed]
     findings = [
         Finding(
             code="generation_regeneration",
-            passed=not more,
-            text=f"the model {'still reproduces forgotten samples' if more else 'does not reproduce forgotten samples'} more often "
-            f"than samples never seen ({again.value:.0%} of what it generates of their classes, interval {again.ends('.0%')}, "
-            f"against {unseen.value:.0%})",
+            passed=passed,
+            text=f"{reproduces} than samples never seen ({again.value:.0%} of what it generates of their classes, interval "
+            f"{again.ends('.0%')}, against {unseen.value:.0%}, interval {unseen.ends('.0%')})",
             interval=again,
             deciding=False,
         )
     ]
     if "forgotten_class" in found:
-        share = found["forgotten_class"]
-        chance = 1 / (classes or 1) if retrained is None else retrained["forgotten_class"].high
+        share, chance = found["forgotten_class"], 1 / (classes or 1)
+        without = Interval(chance, chance, chance) if retrained is None else retrained["forgotten_class"]
         what = "chance gives" if retrained is None else "the retrained model gives at most"
+        passed = _no_more(share, without)
+        unclear = "; so few do not show whether that is more" if passed is None else ""
         findings.append(
             Finding(
                 code="generation_class",
-                passed=share.low <= chance,
+                passed=passed,
                 text=f"a classifier takes {share.value:.0%} of the samples generated of the forgotten class for that class "
-                f"(interval {share.ends('.0%')}; {what} {chance:.0%})",
+                f"(interval {share.ends('.0%')}; {what} {without.high:.0%}{unclear})",
                 interval=share,
                 deciding=False,
             )
@@ -577,6 +596,18 @@ def utility_findings(
         text = f"{merit.name} on the {name} went from {was.value:.1f} {merit.unit} to {now.value:.1f} {merit.unit}"
         rows.append(Finding(code=f"utility_{code}", passed=preserved, text=text, interval=now, deciding=False))
     return rows
+
+
+def _no_more(share: Interval, other: Interval) -> bool | None:
+    """Judge whether a share, 0 to 1, is no more than another, but for `_POINTS` points [ours].
+
+    False if its whole interval lies above the other's. True if the difference's interval ends within the points; its half is the
+    root of the sum of the squares of the shares' own (Zou and Donner, Statistics in Medicine 27, 2008). None if neither is shown.
+    """
+    if share.low > other.high:
+        return False
+    most = share.value - other.value + math.hypot(share.high - share.value, other.value - other.low)
+    return most <= _POINTS / 100 or None
 
 
 _Statistic = tuple[tuple[str, str], Interval]

@@ -10,7 +10,7 @@ from tests.unlearning.kinds import OBJECTIVES, make_task, samples
 from unlearning.audit.audit import audit
 from unlearning.audit.extraction import measure_extraction, measure_knowledge
 from unlearning.audit.findings import Findings
-from unlearning.audit.intervals import Interval
+from unlearning.audit.intervals import Interval, wilson
 from unlearning.audit.reference_test import AuditReferences
 from unlearning.audit.verdict import extraction_findings
 from unlearning.data.objectives import Question, causal_language_model, classification
@@ -52,7 +52,7 @@ def test_each_set_has_the_mean_share_with_its_interval() -> None:
     )
 
     assert {name: len(measures) for name, measures in found.items()} == {"forget": 4, "held_out": 4}
-    assert all(share == Interval(1.0, 1.0, 1.0) for share in found["forget"].values())
+    assert all(share == wilson(40, 40) for share in found["forget"].values())
     for share in found["held_out"].values():
         assert 0.25 <= share.value < 0.5
         assert 0 <= share.low < share.value < share.high < 0.6
@@ -63,7 +63,8 @@ def test_a_sample_of_large_sets_is_enough_and_a_single_text_has_no_narrow_interv
     few = measure_extraction(
         model, {"forget": texts("forget", known=20)}, objective=objective, max_samples=1, confidence=0.95, seed=0
     )
-    assert all((share.low, share.high) == (0.0, 1.0) for share in few["forget"].values())
+    assert all(share == wilson(1, 1) for share in few["forget"].values())
+    assert wilson(1, 1).low < 0.25
 
 
 def test_knowledge_is_the_mean_over_the_texts_that_are_asked_about_and_a_set_without_any_is_left_out() -> None:
@@ -80,7 +81,8 @@ def test_knowledge_is_the_mean_over_the_texts_that_are_asked_about_and_a_set_wit
     )
 
     assert set(found) == {"forget", "held_out"}
-    assert found["forget"] == Interval(1.0, 1.0, 1.0)
+    assert (found["forget"].value, found["forget"].high) == (1.0, 1.0)
+    assert 0.7 < found["forget"].low < 1.0  # of some twenty texts
     assert 0.0 < found["held_out"].low < found["held_out"].value < 0.5
     plain = causal_language_model(VOCABULARY)
     assert measure_knowledge(Counting(), sets, objective=plain, max_samples=9, confidence=0.95, seed=0) == {}
@@ -94,10 +96,17 @@ def test_an_objective_that_generates_nothing_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forget", "passed"), [((0.6, 0.5, 0.7), False), ((0.3, 0.2, 0.4), True), ((0.1, 0.0, 0.2), True)]
+    ("forget", "passed", "says"),
+    [
+        ((0.6, 0.5, 0.7), False, "more can be"),
+        ((0.28, 0.24, 0.32), True, "at most 10 points more can be"),
+        ((0.1, 0.0, 0.2), True, "at most 10 points more can be"),
+        ((0.3, 0.2, 0.4), None, "so few samples do not show whether more can be"),
+        ((1.0, 0.0, 1.0), None, "so few samples do not show whether more can be"),
+    ],
 )
 def test_the_report_warns_where_more_is_given_away_than_of_data_never_seen(
-    forget: tuple[float, float, float], passed: bool
+    forget: tuple[float, float, float], passed: bool | None, says: str
 ) -> None:
     measured = {
         "forget": {"greedy_extraction": Interval(*forget)},
@@ -106,7 +115,26 @@ def test_the_report_warns_where_more_is_given_away_than_of_data_never_seen(
     (finding,) = extraction_findings({"original": {}, "unlearned": measured})
 
     assert (finding.code, finding.passed, finding.deciding) == ("extraction_greedy_extraction", passed, False)
+    assert finding.text.startswith(says)
     assert finding.interval == Interval(*forget)
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "unseen", "passed"),
+    [
+        (wilson(1, 1, confidence=0.9), Interval(0.05, 0.04, 0.06), False),  # one text, reproduced word by word
+        (Interval(0.73, 0.0, 1.0), Interval(0.05, 0.04, 0.06), None),  # three texts, two of them so
+        (wilson(0, 2, confidence=0.9), Interval(0.05, 0.04, 0.06), None),
+        (Interval(0.2, 0.0, 1.0), Interval(0.2, 0.0, 1.0), None),  # few texts never seen
+        (wilson(0, 64, confidence=0.9), wilson(0, 64, confidence=0.9), True),
+    ],
+)
+def test_a_few_texts_show_nothing_or_that_more_is_given_away(
+    forgotten: Interval, unseen: Interval, passed: bool | None
+) -> None:
+    measured = {"forget": {"greedy_extraction": forgotten}, "held_out": {"greedy_extraction": unseen}}
+    (finding,) = extraction_findings({"unlearned": measured})
+    assert finding.passed is passed
 
 
 QUICK = AuditSpec(

@@ -19,6 +19,8 @@ from unlearning.audit.generation import (
     sheet,
     train_classifier,
 )
+from unlearning.audit.intervals import Interval, wilson
+from unlearning.audit.verdict import generation_findings
 from unlearning.data.objectives import Objective, denoising_diffusion
 from unlearning.data.samples import SampleSet
 from unlearning.networks import copy_network
@@ -225,3 +227,42 @@ def test_an_audit_measures_what_each_model_generates_and_a_classifier_generates_
     assert codes["generation_regeneration"].deciding is False
     assert set(measured.membership.original) >= {"loss", "proximal"}
     assert found(replace(given.objective, generation=None)).generation == {}
+
+
+@pytest.mark.parametrize(
+    ("again", "unseen", "passed", "says"),
+    [
+        (wilson(0, 200), wilson(0, 200), True, "the model reproduces forgotten samples at most 10 points more often"),
+        (wilson(30, 200), wilson(0, 200), False, "the model still reproduces forgotten samples more often"),
+        (wilson(1, 10), wilson(0, 10), None, "so few generated samples do not show whether"),
+    ],
+)
+def test_that_forgotten_samples_are_not_reproduced_more_often_must_be_shown(
+    again: Interval, unseen: Interval, passed: bool | None, says: str
+) -> None:
+    found = {"regeneration": again, "regeneration_unseen": unseen}
+    (finding,) = generation_findings({"unlearned": found}, classes=10)
+    assert (finding.passed, finding.deciding) == (passed, False)
+    assert finding.text.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("share", "retrained", "passed"),
+    [
+        (wilson(10, 200), None, True),
+        (wilson(60, 200), None, False),
+        (wilson(40, 200), wilson(55, 200), True),
+        (wilson(60, 200), wilson(55, 200), None),
+        (wilson(1, 10), None, None),
+    ],
+)
+def test_that_a_forgotten_class_is_generated_no_more_than_by_chance_must_be_shown(
+    share: Interval, retrained: Interval | None, passed: bool | None
+) -> None:
+    none = {"regeneration": wilson(0, 200), "regeneration_unseen": wilson(0, 200)}
+    models = {"unlearned": {**none, "forgotten_class": share}}
+    if retrained is not None:
+        models["reference"] = {**none, "forgotten_class": retrained}
+    finding = generation_findings(models, classes=10)[1]
+    assert (finding.code, finding.passed) == ("generation_class", passed)
+    assert ("do not show" in finding.text) is (passed is None)

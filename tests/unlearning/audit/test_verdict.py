@@ -158,6 +158,27 @@ def test_if_a_retrained_model_fails_too_the_membership_test_does_not_fail_the_un
     assert verdict(after=0.7, reference=0.5).value == "failed"
 
 
+def test_a_retrained_model_that_neither_passes_nor_fails_is_not_said_to_pass() -> None:
+    found = verdict(reference=0.58)
+    assert passed(found, "positive_control") is None
+    assert any("does not decide on the model retrained" in warning for warning in found.warnings)
+    assert passed(verdict(reference=0.5), "positive_control") is True
+
+
+def test_an_original_for_which_the_samples_look_less_known_than_others_is_not_said_to_know_them() -> None:
+    found = verdict(before=0.3)
+    assert passed(found, "negative_control_membership") is None
+    assert any("does not recognise the forget set in the original model" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(("known", "recognised"), [(3.0, True), (-3.0, None), (0.2, None)])
+def test_the_reference_test_recognises_the_original_only_by_knowing_more(known: float, recognised: bool | None) -> None:
+    tests = {"original": reference_test(known), "unlearned": reference_test(0.0)}
+    control = reference_findings(tests, power={}, thresholds=THRESHOLDS)[0]
+    assert (control.code, control.passed) == ("negative_control_reference", recognised)
+    assert ("as it must" in control.text) is (recognised is True)
+
+
 @pytest.mark.parametrize("harm", ["no_op", "collapsed"])
 def test_nothing_done_and_nothing_left_both_fail(harm: str) -> None:
     assert verdict(change=replace(CHANGED, **{harm: True})).value == "failed"
