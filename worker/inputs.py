@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
-from unlearning.audit.reference_test import AuditReferences
+from unlearning.audit.reference_test import LEAST_HELD_OUT, AuditReferences
 from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, References, from_bytes
@@ -79,6 +79,11 @@ class JobInputs:
     def tested(self) -> SampleSet:
         """The forgotten samples that the audit looks at."""
         return self.forget if self.references is None else self.forget.take(self.references.tested)
+
+    @property
+    def tested_by_references(self) -> bool:
+        """Whether the audit has reference predictions, and held-out samples enough for the reference test to decide by them."""
+        return self.references is not None and len(self.held_out.audit) >= LEAST_HELD_OUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -160,7 +160,7 @@ def run_method_of_policy(
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
     try:
-        spec = AuditSpec() if inputs.references is None else AuditSpec.with_references()
+        spec = AuditSpec.with_references() if inputs.tested_by_references else AuditSpec()
         result = run_attempt(reporter, inputs, spec=spec, plan=plan, launch=launch)
     except (MethodRefused, InvalidSpec) as error:
         if not fallbacks:

@@ -353,6 +353,7 @@ def references(
 
     from expunge.operator.references import IDLE_POLL_SECONDS, prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
+    from unlearning.audit.reference_test import LEAST_HELD_OUT
     from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
 
@@ -409,6 +410,12 @@ def references(
         markup=False,
         highlight=False,
     )
+    if not made.decide:
+        notes.print(
+            f"Audits cannot decide by them: half of the held-out samples are for the audit, and the reference test needs "
+            f"{LEAST_HELD_OUT} of these. Enlarge the held-out set and prepare them again.",
+            highlight=False,
+        )
 
 
 def show_references(display: ProgressDisplay, task: TaskID, progress: "Progress") -> None:

@@ -103,11 +103,16 @@ def cost_steps(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Registered reference predictions. path: their name in the storage. samples: rows. seconds: what this run took."""
+    """Registered reference predictions.
+
+    path: their name in the storage. samples: rows. seconds: what this run took. decide: whether there are held-out samples enough
+    for the reference test.
+    """
 
     path: str
     samples: int
     seconds: float
+    decide: bool
 
 
 def prepare_model(
@@ -195,7 +200,7 @@ def prepare_model(
         raise CannotPrepare(
             f"{explain(error)} Reference models that are finished are kept: given again, the same command trains the others."
         ) from error
-    return Prepared(path=stored, samples=rows, seconds=seconds)
+    return Prepared(path=stored, samples=rows, seconds=seconds, decide=bool(power))
 
 
 def register_when_idle(
@@ -248,11 +253,12 @@ def measure_power(
     key: Callable[[str], bytes],
     thresholds: Thresholds,
 ) -> dict[int, float]:
-    """Compute the power of an audit's reference test on the served model, by the number of forgotten samples."""
+    """Compute the power of an audit's reference test on the served model, by the number of forgotten samples; empty without one."""
 
     def signals(samples: SampleSet) -> ReferenceSignals:
         signal, _, _ = sample_signals(model, samples, workload.objective)
-        return signals_by_reference(signal.double().numpy(), references.take([key(sample) for sample in samples.ids]))
+        rows = references.take([key(sample) for sample in samples.ids])
+        return signals_by_reference(signal.double().numpy(), rows, subjects=samples.subjects)
 
     return power_by_size(
         held_out=signals(split_held_out(workload.held_out).audit),

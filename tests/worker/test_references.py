@@ -30,6 +30,7 @@ from ledger.states import JobState
 from ledger.tables import Model
 from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE, Bench
+from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.errors import ReferencesUnusable
@@ -303,6 +304,10 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
     assert len(others(inputs.remain)) == len(inputs.remain)
     with pytest.raises(ReferencesUnusable):
         others(inputs.forget)
+    held_out = inputs.held_out.audit
+    for count, speaks in ((LEAST_HELD_OUT, True), (LEAST_HELD_OUT - 1, False)):
+        part = replace(inputs.held_out, audit=held_out.take(torch.arange(count)))
+        assert replace(inputs, held_out=part).tested_by_references is speaks
 
 
 def test_copies_are_searched_for_at_the_share_of_the_plan(make_bench: Callable[..., Bench]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ from unlearning.audit.membership import (
 )
 from unlearning.audit.nearness import Nearness, nearness
 from unlearning.audit.reference_test import (
+    LEAST_HELD_OUT,
     AuditReferences,
     ReferenceSignals,
     ReferenceTest,
@@ -59,6 +61,7 @@ from unlearning.audit.verdict import (
     judge,
     membership_findings,
     nearness_findings,
+    no_reference_test,
     other_attack_findings,
     reference_findings,
     relearn_findings,
@@ -172,13 +175,27 @@ def audit(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
     judged = _judged_samples(after, counted=counted)
-    tests, power = _reference_tests(signals, references, judged=judged, spec=spec, unit=objective.known_unit, seed=seed)
-    others = _tests_of_other_signals(
-        after, references, judged=judged, objective=objective, spec=spec, margin=membership.margin, seed=seed
-    )
-    near = _nearness(signals, references, judged=judged, spec=spec, unit=objective.known_unit, seed=seed)
-    membership_seconds = time.perf_counter() - started
     testable, copied = (True, 0) if references is None else (references.testable, references.copied)
+    tests: dict[str, ReferenceTest] = {}
+    power: dict[int, float] = {}
+    others: dict[str, ReferenceTest] = {}
+    near = None
+    if references is not None and (len(judged["held_out"]) >= LEAST_HELD_OUT or not testable):
+        beside = {name: _beside_references(found, references, sets, judged=judged) for name, found in signals.items()}
+        tests, power = _reference_tests(beside, spec=spec, unit=objective.known_unit, seed=seed)
+        others = _tests_of_other_signals(
+            after,
+            references,
+            beside["unlearned"],
+            judged=judged,
+            objective=objective,
+            spec=spec,
+            margin=membership.margin,
+            seed=seed,
+        )
+        if testable:
+            near = _nearness(beside, spec=spec, unit=objective.known_unit, seed=seed)
+    membership_seconds = time.perf_counter() - started
     if not testable:
         tests, others = {name: replace(test, samples=0, power=0.0, passed=None) for name, test in tests.items()}, {}
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
@@ -196,6 +213,7 @@ def audit(
         ),
         *feature_findings(probed, margin=membership.margin),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
+        *([] if references is None or tests else [no_reference_test(len(judged["held_out"]))]),
         *nearness_findings(near),
         *copies_findings(copied, of=len(forget) + (copied if testable else 0)),
         *other_attack_findings(
@@ -280,6 +298,9 @@ def audit(
             spec=spec,
             reference=reference is not None,
             reference_test=bool(tests),
+            people=0
+            if tests and tests["unlearned"].alike is not None
+            else sum(count > 1 for count in Counter(forget.subjects or ()).values()),
             frozen=frozen_share(original),
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
@@ -310,11 +331,15 @@ def _privacy_leakage(attacks: Mapping[str, Mapping[str, Attack]], *, attack: str
 
 
 def _beside_references(
-    signals: SignalsBySet, references: AuditReferences, *, judged: Mapping[str, NDArray[np.int64]]
+    signals: SignalsBySet,
+    references: AuditReferences,
+    sets: Mapping[str, SampleSet],
+    *,
+    judged: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, ReferenceSignals]:
     """Put a model's margins beside those of the reference models, by set. judged: as of `_judged_samples`."""
     return {
-        name: signals_by_reference(signals[name].margin, rows).take(judged[name])
+        name: signals_by_reference(signals[name].margin, rows, subjects=sets[name].subjects).take(judged[name])
         for name, rows in references.by_set.items()
     }
 
@@ -331,18 +356,9 @@ def _judged_samples(signals: SignalsBySet, *, counted: Mapping[str, NDArray[np.b
 
 
 def _reference_tests(
-    signals: Mapping[str, SignalsBySet],
-    references: AuditReferences | None,
-    *,
-    judged: Mapping[str, NDArray[np.int64]],
-    spec: AuditSpec,
-    unit: str,
-    seed: int,
+    by_model: Mapping[str, Mapping[str, ReferenceSignals]], *, spec: AuditSpec, unit: str, seed: int
 ) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
-    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
-    if references is None:
-        return {}, {}
-    by_model = {model: _beside_references(sets, references, judged=judged) for model, sets in signals.items()}
+    """Run the reference test on each model, and compute its power by size. by_model: as of `_beside_references`."""
     tests = {
         model: replace(
             reference_test(
@@ -364,22 +380,13 @@ def _reference_tests(
 
 
 def _nearness(
-    signals: Mapping[str, SignalsBySet],
-    references: AuditReferences | None,
-    *,
-    judged: Mapping[str, NDArray[np.int64]],
-    spec: AuditSpec,
-    unit: str,
-    seed: int,
-) -> Nearness | None:
-    """Compare the new model's answers with the original's and the references'; None where there is nothing to compare."""
-    if references is None or not references.testable:
-        return None
-    beside = _beside_references(signals["unlearned"], references, judged=judged)
+    by_model: Mapping[str, Mapping[str, ReferenceSignals]], *, spec: AuditSpec, unit: str, seed: int
+) -> Nearness:
+    """Compare the new model's answers with the original's and the references'. by_model: as of `_beside_references`."""
     return nearness(
-        forget=beside["forget"],
-        original=signals["original"]["forget"].margin,
-        held_out=beside["held_out"],
+        forget=by_model["unlearned"]["forget"],
+        original=by_model["original"]["forget"].model,
+        held_out=by_model["unlearned"]["held_out"],
         thresholds=spec.thresholds,
         unit=unit,
         seed=seed,
@@ -388,7 +395,8 @@ def _nearness(
 
 def _tests_of_other_signals(
     signals: SignalsBySet,
-    references: AuditReferences | None,
+    references: AuditReferences,
+    beside: Mapping[str, ReferenceSignals],
     *,
     judged: Mapping[str, NDArray[np.int64]],
     objective: Objective,
@@ -396,14 +404,13 @@ def _tests_of_other_signals(
     margin: float,
     seed: int,
 ) -> dict[str, ReferenceTest]:
-    """Test each signal of the attacks that is no function of the reference test's own; by attack, empty without references.
+    """Test each signal of the attacks that is no function of the reference test's own, by attack. beside: the model's margins.
 
     The level is shared among the signals (Bonferroni).
     """
     names = signals["forget"].more
-    if references is None or not names:
+    if not names:
         return {}
-    beside = _beside_references(signals, references, judged=judged)
     thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
     unseen = None if objective.logits is None else _of_predictions(signals, references)
     found = {

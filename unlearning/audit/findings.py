@@ -9,7 +9,7 @@ from unlearning.audit.generation import Generated, Sheet
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width, membership_power
 from unlearning.audit.nearness import Nearness
-from unlearning.audit.reference_test import ReferenceTest
+from unlearning.audit.reference_test import LEAST_PEOPLE, ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import LEAST_POWER, Verdict
 from unlearning.data.objectives import Merit
@@ -114,12 +114,14 @@ def limits(
     spec: AuditSpec,
     reference: bool = False,
     reference_test: bool = False,
+    people: int = 0,
     frozen: float = 0.0,
 ) -> tuple[str, ...]:
     """List the general limits of every audit, then those of this model and forget set.
 
-    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions. frozen: the share
-    of the model's parameters that training leaves as they are.
+    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions. people: those with
+    several forgotten samples, which it took for independent. frozen: the share of the model's parameters that training leaves as
+    they are.
     """
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
@@ -142,6 +144,14 @@ def limits(
         found.append(
             f"Training leaves {max(1, round(100 * frozen))} % of the model's parameters as they are, and so did the method. If "
             "they ever learned from the forgotten samples, they still know them, and the audit may not find it."
+        )
+    if people:
+        several = f"{people:,} people have" if people > 1 else "One person has"
+        why = f", because fewer than {LEAST_PEOPLE} people have several held-out samples" if reference_test else ""
+        found.append(
+            f"{several} several forgotten samples. The tests take these for independent of one another{why}. If what is particular "
+            "to a person moves all of that person's samples together, intervals are too narrow, and a model that never saw the "
+            "samples fails more often than stated."
         )
     width = auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
     if width > spec.thresholds.membership_margin:

@@ -6,16 +6,18 @@ expects by its references (`unlearning.audit.reference_test`). Signals count as 
     N = mean of |z − o| − |z − m|        above 0: nearer to models that never saw the samples; below 0: nearer to the original
 
 Two questions are asked of N. If each sample were as near to the one as to the other, its term would have either sign as often: the
-sign-flip test over the samples. And what does another model reach that never saw them? The law's residuals e give that: z = m + e.
+sign-flip test over the samples, in which the signs of one person's are as much alike as the law's residuals. And what does another
+model reach that never saw them? The law gives that: z = m + e, with a residual and an error of the plane.
 """
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.reference_test import ReferenceSignals, floors_of, unseen_law
+from unlearning.audit.reference_test import ReferenceSignals, floors_of, of_several, unseen_law
 from unlearning.specs.audit import Thresholds
 
 _EXACT = 11
@@ -63,9 +65,12 @@ def nearness(
     rng = np.random.default_rng([seed, 13])
     terms = np.abs(forget.model - original) - np.abs(forget.model - expected)
     value = float(terms.mean())
-    others = law.draw(forget.unseen, rng, _DRAWS)
+    others = sum(law.draw(forget.unseen, forget.gap, rng, _DRAWS, people=forget.people))
     reached = (np.abs(expected + others - original) - np.abs(others)).mean(axis=1)
-    flipped = _signs(len(terms), rng) @ np.abs(terms) / len(terms)
+    counts, person = of_several(forget.people)
+    together = bool(law.alike) and (counts > 1).any()
+    signs = _signs_by_person(person, law.alike or 0.0, rng) if together else _signs(len(terms), rng)
+    flipped = signs @ np.abs(terms) / len(terms)
     return Nearness(
         value=value,
         unseen=float(reached.mean()),
@@ -82,4 +87,18 @@ def _signs(count: int, rng: np.random.Generator) -> Floats:
     """List all signs of few samples, (2^n, n), or draw some; those as they are count among the drawn."""
     if count <= _EXACT:
         return np.array(list(itertools.product((-1.0, 1.0), repeat=count)))
-    return np.concatenate([np.ones((1, count)), rng.choice([-1.0, 1.0], size=(_DRAWS, count))])
+    return np.concatenate([np.ones((1, count)), _coins(_DRAWS, count, rng)])
+
+
+def _signs_by_person(person: NDArray[np.int64], alike: float, rng: np.random.Generator) -> Floats:
+    """Draw signs, of which two of one person are correlated by `alike`, 0 to 1; those as they are count among them.
+
+    person: whom each of n samples belongs to, (n,), from 0.
+    """
+    own, theirs = (_coins(_DRAWS, count, rng) for count in (len(person), int(person.max()) + 1))
+    drawn = np.where(rng.random(own.shape) < np.sqrt(alike), theirs[:, person], own)
+    return np.concatenate([np.ones((1, len(person))), drawn])
+
+
+def _coins(draws: int, count: int, rng: np.random.Generator) -> Floats:
+    return rng.choice([-1.0, 1.0], size=(draws, count))

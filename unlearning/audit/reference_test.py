@@ -13,12 +13,18 @@ percentile there). With r what z exceeds the law of an unseen sample by, and wei
 
 The null draws e, for each sample from held-out samples with a similar u, and keeps the forget set's own weights; the alternative
 draws e′ around the law of a seen sample. So a forget set of odd samples (wrong labels, copies that stay) is compared with its own
-references. Signals count as no lower than the lowest twentieth of held-out ones, and where u is in their lowest tenth no sample
+references.
+
+A law is fitted to few samples, so that it errs itself, and by the same for all forgotten samples: more of them do not help. Each
+draw therefore has a plane and a scale of its own (`Law.draw`). What is particular to a person moves all samples of that person
+together; where held-out data have people with several samples each, one person's residuals are drawn as much alike as theirs.
+
+Signals count as no lower than the lowest twentieth of held-out ones, and where u is in their lowest tenth no sample
 counts as unusually unknown: how sure a model is of being wrong grows with training alone, where no law of held-out data reaches.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -36,6 +42,10 @@ _FLOOR = 0.05
 """Signals below this quantile of held-out ones count as equal to it."""
 _SURELY_WRONG = 0.1
 """Samples whose references are below this quantile of held-out ones cannot be unusually unknown."""
+LEAST_HELD_OUT = 100
+"""With fewer held-out samples the test says nothing: they tell too little of how far residuals reach. [ours]"""
+LEAST_PEOPLE = 20
+"""People with several samples from which it is found how alike one person's residuals are. [ours]"""
 _DRAWS = 4000
 """Draws of each law."""
 _DRAWS_FOR_POWER = 400
@@ -49,11 +59,15 @@ _SETS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReferenceSignals:
-    """Signals of one set of n samples. model: of the audited model. unseen, seen: means over the reference models, (n,) each."""
+    """Signals of one set of n samples. model: of the audited model. unseen, seen: means over the reference models, (n,) each.
+
+    people: whom each sample belongs to, (n,), any numbers; None if that is not known.
+    """
 
     model: Floats
     unseen: Floats
     seen: Floats
+    people: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.model)
@@ -65,12 +79,16 @@ class ReferenceSignals:
 
     def take(self, index: NDArray[np.int64]) -> "ReferenceSignals":
         """Return the samples at `index`, (k,)."""
-        return ReferenceSignals(model=self.model[index], unseen=self.unseen[index], seen=self.seen[index])
+        people = None if self.people is None else self.people[index]
+        return ReferenceSignals(
+            model=self.model[index], unseen=self.unseen[index], seen=self.seen[index], people=people
+        )
 
     def above(self, floors: tuple[float, float]) -> "ReferenceSignals":
         """Raise what is lower to the floors: of the audited model's signals, and of the reference models'."""
         model, reference = floors
-        return ReferenceSignals(
+        return replace(
+            self,
             model=np.maximum(self.model, model),
             unseen=np.maximum(self.unseen, reference),
             seen=np.maximum(self.seen, reference),
@@ -84,7 +102,8 @@ class ReferenceTest:
     known, spread: the statistics T and Q. null: (low, high) of T between which a model that never saw the samples lies.
     alternative: what a model that knows them all falls below in 5 % of cases. max_spread: the bound of Q. samples: how many were
     compared. passed: None where the test cannot decide. power: the probability that a model which never saw the samples passes.
-    unit: of T and of what it is compared with.
+    alike: the correlation of one person's residuals that it reckons with, 0 to 1; None if held-out data do not tell, so that it
+    takes the samples of a person for independent. unit: of T and of what it is compared with.
     """
 
     known: float
@@ -95,6 +114,7 @@ class ReferenceTest:
     samples: int
     power: float
     passed: bool | None
+    alike: float | None = None
     unit: str = "nats"
 
 
@@ -131,10 +151,13 @@ class AuditReferences:
         return {"forget": self.forget, "held_out": self.held_out, "remain": self.remain}
 
 
-def signals_by_reference(model: Floats, rows: References) -> ReferenceSignals:
-    """Put an audited model's signals, (n,), beside those of the reference models."""
+def signals_by_reference(model: Floats, rows: References, *, subjects: Sequence[str] | None = None) -> ReferenceSignals:
+    """Put an audited model's signals, (n,), beside those of the reference models. subjects: as of SampleSet."""
     return ReferenceSignals(
-        model=model, unseen=rows.unseen.double().cpu().numpy(), seen=rows.seen.double().cpu().numpy()
+        model=model,
+        unseen=rows.unseen.double().cpu().numpy(),
+        seen=rows.seen.double().cpu().numpy(),
+        people=None if subjects is None else np.unique(np.asarray(subjects), return_inverse=True)[1],
     )
 
 
@@ -187,7 +210,7 @@ def signal_beside_margin(
         known, gap = judged[name].model, judged[name].gap
         explained = 0.0 if unseen is None else slope * unusual(unseen, name)
         margins = known - gap if name == "remain" else known
-        return ReferenceSignals(model=unusual(signals, name) - explained, unseen=margins, seen=margins + gap)
+        return replace(judged[name], model=unusual(signals, name) - explained, unseen=margins, seen=margins + gap)
 
     found = _compared(
         forget=beside("forget").take(inside),
@@ -212,7 +235,8 @@ def reference_test(
     """Test whether the audited model answers the forget set as a model does that never saw it.
 
     Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
-    for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
+    for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative. It decides nothing
+    with fewer than `LEAST_HELD_OUT` held-out samples.
     """
     floors = floors_of(held_out)
     return _compared(
@@ -243,6 +267,7 @@ def _compared(
         residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
     known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
     fails = not bounds.low <= known <= bounds.high or spread > bounds.max_spread
+    speaks = len(held_out) >= LEAST_HELD_OUT
     return ReferenceTest(
         known=known,
         spread=spread,
@@ -250,8 +275,9 @@ def _compared(
         alternative=bounds.alternative,
         max_spread=bounds.max_spread,
         samples=len(forget),
-        power=bounds.power,
-        passed=False if fails else True if known < bounds.alternative else None,
+        power=bounds.power if speaks else 0.0,
+        passed=None if not speaks else False if fails else True if known < bounds.alternative else None,
+        alike=laws.unseen.alike,
     )
 
 
@@ -260,11 +286,15 @@ def power_by_size(
 ) -> dict[int, float]:
     """Compute the mean power of the test, 0 to 1, on random sets of each of `SIZES` remaining samples, before any is forgotten.
 
-    The power of a size is the probability that a model which never saw so many typical samples is verified on them.
+    The power of a size is the probability that a model which never saw so many typical samples, of as many people, is verified on
+    them. Empty with fewer than `LEAST_HELD_OUT` held-out samples, on which the test decides nothing.
     """
+    if len(held_out) < LEAST_HELD_OUT:
+        return {}
     floors = floors_of(held_out)
     held_out, remain = held_out.above(floors), remain.above(floors)
     laws, rng = _Laws.fit(held_out, remain), np.random.default_rng([seed, 11])
+    remain = replace(remain, people=None)
     sets = {size: [rng.choice(len(remain), size) for _ in range(_SETS)] for size in SIZES}
     return {
         size: float(
@@ -286,7 +316,7 @@ def floors_of(held_out: ReferenceSignals) -> tuple[float, float]:
 
 def unseen_law(held_out: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "Law":
     """Fit the law of samples that the audited model never saw."""
-    return Law.fit(held_out.unseen, held_out.gap, held_out.model, neighbours)
+    return Law.fit(held_out.unseen, held_out.gap, held_out.model, people=held_out.people, neighbours=neighbours)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -313,7 +343,7 @@ class _Laws:
     def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "_Laws":
         return cls(
             unseen=unseen_law(held_out, neighbours=neighbours),
-            seen=Law.fit(remain.seen, remain.gap, remain.model, neighbours),
+            seen=Law.fit(remain.seen, remain.gap, remain.model, people=remain.people, neighbours=neighbours),
             least_weight=0.1 * max(float(np.maximum(held_out.gap, 0.0).mean()), 1e-6),
         )
 
@@ -333,7 +363,8 @@ class _Laws:
         weights = np.maximum(forget.gap, 0.0) + self.least_weight
         weights /= weights.sum()
         if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
-        null = self.unseen.draw(forget.unseen, rng, draws)
+        residuals, errors = self.unseen.draw(forget.unseen, forget.gap, rng, draws, people=forget.people)
+        null = residuals + errors
         level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
         low = min(float(np.quantile(null @ weights, 0.2 * level)), -margin)
         if surely_wrong is not None:
@@ -341,8 +372,10 @@ class _Laws:
         known, spread = null @ weights, null.var(axis=1) / self.unseen.variance
         high = max(float(np.quantile(known, 1 - 0.4 * level)), margin)
         max_spread = max(float(np.quantile(spread, 1 - 0.4 * level)), thresholds.reference_spread)
-        alternative = float(np.quantile((if_seen + self.seen.draw(forget.seen, rng, draws)) @ weights, level))
-        passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known < alternative)
+        seen = if_seen + sum(self.seen.draw(forget.seen, forget.gap, rng, draws, people=forget.people))
+        alternative = float(np.quantile(seen @ weights, level))
+        # An error of the plane of unseen samples moves the alternative as far as T.
+        passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known - errors @ weights < alternative)
         return _Bounds(
             weights=weights,
             low=low,
@@ -357,27 +390,52 @@ class _Laws:
 class Law:
     """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference.
 
-    neighbours: samples with the most similar reference signal, from which a residual is drawn.
+    coefficients: of the plane, (3,). covariance: of their errors, (3, 3). residuals: (n,), divided by the root of 1 − leverage, so
+    that their mean square is that of samples to which the plane is not fitted. degrees: degrees of freedom of the mean square.
+    alike: the correlation of one person's residuals, 0 to 1; None if the samples do not tell. neighbours: samples with the most
+    similar reference signal, from which a residual is drawn.
     """
 
     coefficients: Floats
+    covariance: Floats
     gap_range: tuple[float, float]
     reference: Floats
     residuals: Floats
+    degrees: float
+    alike: float | None
     neighbours: int
 
     @classmethod
-    def fit(cls, reference: Floats, gap: Floats, model: Floats, neighbours: int) -> "Law":
-        """Fit the plane by least squares to n samples, (n,) each."""
+    def fit(
+        cls, reference: Floats, gap: Floats, model: Floats, *, people: NDArray[np.int64] | None = None, neighbours: int
+    ) -> "Law":
+        """Fit the plane by least squares to n samples, (n,) each.
+
+        Its covariance is the sandwich HC2 (MacKinnon and White, J. Econometrics 29, 1985), by people where they are known (Liang
+        and Zeger, Biometrika 73, 1986): residuals may be wider here than there. The mean square has the degrees of freedom of a χ²
+        with its variance (Satterthwaite, Biometrics Bulletin 2, 1946): fewer with heavy tails.
+        """
         low, high = (float(q) for q in np.quantile(gap, [0.05, 0.95]))
-        terms = np.stack([np.ones(len(reference)), reference, gap.clip(low, high)], axis=1)
-        coefficients = np.linalg.lstsq(terms, model, rcond=None)[0]
-        order = np.argsort(reference, kind="stable")
+        terms = _terms(reference, gap.clip(low, high))
+        inverse = np.linalg.pinv(terms)
+        coefficients = inverse @ model
+        rest = 1 - np.einsum("ij,ji->i", terms, inverse)
+        residuals = (model - terms @ coefficients) / np.sqrt(rest.clip(1e-6))
+        moved, alike, order = inverse * residuals, None, np.argsort(reference, kind="stable")
+        counts, person = of_several(people)
+        if (counts > 1).sum() >= LEAST_PEOPLE:
+            alike = _correlation(residuals, counts, person)
+            moved = np.stack([np.bincount(person, weights=row) for row in moved])
+        units, squares = moved.shape[1], residuals**2
+        degrees = 2 * (units - 3) * float(squares.mean()) ** 2 / max(float(squares.var()), 1e-12)
         return cls(
             coefficients=coefficients,
+            covariance=moved @ moved.T * units / max(units - 1, 1),
             gap_range=(low, high),
             reference=reference[order],
-            residuals=(model - terms @ coefficients)[order],
+            residuals=residuals[order],
+            degrees=max(degrees, 1.0),
+            alike=alike,
             neighbours=min(neighbours, len(model)),
         )
 
@@ -388,13 +446,51 @@ class Law:
 
     def expected(self, reference: Floats, gap: Floats) -> Floats:
         """Compute the signals on the plane, (n,)."""
-        terms = np.stack([np.ones(len(reference)), reference, gap.clip(*self.gap_range)], axis=1)
-        value: Floats = terms @ self.coefficients
+        value: Floats = _terms(reference, gap.clip(*self.gap_range)) @ self.coefficients
         return value
 
-    def draw(self, reference: Floats, rng: np.random.Generator, draws: int) -> Floats:
-        """Draw residuals, (draws, n), for each sample from those whose reference is the most similar."""
+    def draw(
+        self,
+        reference: Floats,
+        gap: Floats,
+        rng: np.random.Generator,
+        draws: int,
+        *,
+        people: NDArray[np.int64] | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Draw residuals of n new samples, and the errors of the plane there, (draws, n) each; they lie at the sum of both.
+
+        For each sample a residual is drawn from those whose reference is the most similar; those of one person are correlated by
+        `alike`. Each draw has one plane, and a scale for both.
+        """
         count = self.neighbours
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
         drawn: Floats = self.residuals[start + rng.integers(count, size=(draws, len(reference)))]
-        return drawn
+        counts, person = of_several(people)
+        if self.alike and (counts > 1).any():
+            shared = np.where(counts[person] > 1, self.alike, 0.0)
+            common = self.residuals[rng.integers(len(self.residuals), size=(draws, len(counts)))]
+            drawn = np.sqrt(1 - shared) * drawn + np.sqrt(shared) * common[:, person]
+        scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, (draws, 1)))
+        planes = rng.multivariate_normal(np.zeros(3), self.covariance, draws, check_valid="ignore", method="svd")
+        return scale * drawn, (scale * planes) @ _terms(reference, gap.clip(*self.gap_range)).T
+
+
+def _terms(reference: Floats, gap: Floats) -> Floats:
+    """Return what the coefficients of a plane are multiplied by, (n, 3)."""
+    return np.stack([np.ones(len(reference)), reference, gap], axis=1)
+
+
+def of_several(people: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many of n samples each person has, (p,), and whom each sample belongs to, (n,), 0 to p − 1; empty if not known."""
+    if people is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    _, person, counts = np.unique(people, return_inverse=True, return_counts=True)
+    return counts, person
+
+
+def _correlation(residuals: Floats, counts: NDArray[np.int64], person: NDArray[np.int64]) -> float:
+    """Compute the correlation of two residuals of one person, 0 to 1: each person's pairs weigh as one sample less than it has."""
+    of_pairs = np.bincount(person, weights=residuals) ** 2 - np.bincount(person, weights=residuals**2)
+    covariance = float((of_pairs / counts).sum()) / int((counts - 1).sum())
+    return min(max(covariance / max(float((residuals**2).mean()), 1e-12), 0.0), 1.0)

@@ -17,7 +17,7 @@ from unlearning.audit.generation import Generated
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
 from unlearning.audit.nearness import Nearness
-from unlearning.audit.reference_test import ReferenceTest, samples_needed
+from unlearning.audit.reference_test import LEAST_HELD_OUT, ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
 from unlearning.data.objectives import Merit
 from unlearning.data.objectives.class_prediction import ACCURACY
@@ -299,6 +299,15 @@ def reference_findings(
             )
         )
     return findings
+
+
+def no_reference_test(held_out: int) -> Finding:
+    """Warn that the reference test was left out, because it had so few held-out samples; the audit decides without it."""
+    text = (
+        f"the reference test was left out, because it needs {LEAST_HELD_OUT} held-out samples to compare with and had {held_out}; "
+        "the other tests decide"
+    )
+    return Finding(code="reference_matched", passed=None, text=text, deciding=False)
 
 
 def nearness_findings(near: Nearness | None) -> list[Finding]:

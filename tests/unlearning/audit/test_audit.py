@@ -312,6 +312,36 @@ def test_a_class_that_is_forgotten_as_a_whole_is_compared_with_models_that_never
     assert numbers == pytest.approx(wanted, rel=1e-4)
 
 
+def test_with_few_held_out_samples_the_audit_decides_as_without_references(referenced: World) -> None:
+    held_out = referenced.sets["held_out"].take(torch.arange(60))
+    few = replace(referenced, sets={**referenced.sets, "held_out": held_out})
+    found, without = few.audit("no-op", spec=SMALL), replace(few, references=None).audit("no-op", spec=SMALL)
+
+    assert (found.reference_tests, found.power_by_size, found.nearness) == ({}, {}, None)
+    assert any("needs 100 held-out samples to compare with and had 60" in one for one in found.verdict.warnings)
+    assert any(each.deciding for each in found.verdict.findings if each.code == "membership_matched")
+    assert found.verdict.value == without.verdict.value == "failed"
+    assert found.limits == without.limits
+
+
+@pytest.mark.parametrize("people", [None, 150, 15])
+def test_a_report_says_where_one_person_s_samples_were_taken_for_independent(
+    referenced: World, people: int | None
+) -> None:
+    """Unless held-out data have people with several samples, who show how much alike these are."""
+    sets = {**referenced.with_forgotten(torch.arange(10)).sets}
+    sets["forget"] = replace(sets["forget"], subjects=("anna",) * 4 + ("berta",) * 5 + ("carla",))
+    if people is not None:
+        sets["held_out"] = replace(
+            sets["held_out"], subjects=tuple(f"other-{place % people}" for place in range(len(sets["held_out"])))
+        )
+    found = replace(referenced, sets=sets).audit("no-op", spec=SMALL, reference=None)
+    assert (found.reference_tests["unlearned"].alike is not None) is (people == 150)
+    assert any(limit.startswith("2 people have several forgotten samples.") for limit in found.limits) is (
+        people != 150
+    )
+
+
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
     assert referenced.references is not None
     rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from unlearning.audit.membership import attack_by_scores, membership_margin, pair
+from unlearning.audit.nearness import nearness
 from unlearning.audit.reference_test import (
+    LEAST_HELD_OUT,
+    LEAST_PEOPLE,
     ReferenceSignals,
     ReferenceTest,
     power_by_size,
     samples_needed,
     signal_beside_margin,
+    unseen_law,
 )
 from unlearning.audit.reference_test import reference_test as compare_with_references
 from unlearning.audit.verdict import other_attack_findings
@@ -66,6 +70,113 @@ def test_a_model_that_never_saw_them_fails_in_one_of_twenty_at_most(count: int) 
 def test_ten_samples_decide(count: int) -> None:
     assert sum(outcome is True for outcome in outcomes(count)) >= 50
     assert sum(outcome is False for outcome in outcomes(count, seen=True)) >= 50
+
+
+def noisy(
+    people: int, samples: int = 1, *, seen: bool, rng: np.random.Generator, alike: float = 0.0, gap: float = 0.3
+) -> ReferenceSignals:
+    """Signals of some samples of each person, with noise of 1 nat. alike: the correlation of one person's noise."""
+    person = np.repeat(np.arange(people), samples)
+    unseen = rng.normal(2.0, 2.0, len(person))
+    gaps = np.abs(rng.normal(gap, gap / 2, len(person)))
+    noise = np.sqrt(alike) * rng.normal(size=people)[person] + np.sqrt(1 - alike) * rng.normal(size=len(person))
+    return ReferenceSignals(model=unseen + seen * gaps + noise, unseen=unseen, seen=unseen + gaps, people=person)
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "held_out", "passing"),
+    [(1000, 250, 0.9), (300, 250, 0.9), (100, 100, 0.7), (10, 500, 0), (1, 500, 0)],
+)
+def test_few_held_out_samples_fail_no_more_unseeing_models_and_the_power_is_theirs(
+    forgotten: int, held_out: int, passing: float
+) -> None:
+    """The law's own error does not shrink with the forget set: without it a quarter of the models failed in the first case."""
+    rng, found = np.random.default_rng([forgotten, held_out]), []
+    for _ in range(60):
+        others = {"held_out": noisy(held_out, seen=False, rng=rng), "remain": noisy(1000, seen=True, rng=rng)}
+        forget = noisy(forgotten, seen=False, rng=rng)
+        found.append(compare_with_references(forget=forget, thresholds=Thresholds(), **others))
+    assert sum(one.passed is False for one in found) <= 8
+    share = np.mean([one.passed is True for one in found])
+    assert share >= passing
+    assert abs(np.mean([one.power for one in found]) - share) < 0.13  # two standard errors of 60 runs at a half
+
+
+@pytest.mark.parametrize(("forgotten", "held_out"), [(100, 100), (10, 500), (1, 500)])
+def test_few_held_out_samples_pass_no_more_models_that_know_them(forgotten: int, held_out: int) -> None:
+    rng, passed = np.random.default_rng([forgotten, held_out]), 0
+    for _ in range(60):
+        others = {"held_out": noisy(held_out, seen=False, rng=rng), "remain": noisy(1000, seen=True, rng=rng)}
+        forget = noisy(forgotten, seen=True, rng=rng)
+        passed += compare_with_references(forget=forget, thresholds=Thresholds(), **others).passed is True
+    assert passed <= 8
+
+
+def test_the_law_s_error_is_that_of_least_squares() -> None:
+    """At the mean of 100 samples σ²/100; at two deviations from it five times as much."""
+    rng = np.random.default_rng(0)
+    law = unseen_law(noisy(100, seen=False, rng=rng, gap=1.0))
+    at = np.array([2.0, 6.0])
+    residuals, errors = law.draw(at, np.full(2, 1.0), rng, 20000)
+    assert law.variance == pytest.approx(1.0, abs=0.3)  # two standard errors
+    assert errors.var(axis=0) == pytest.approx(law.variance * np.array([0.01, 0.05]), rel=0.4)
+    assert residuals.var(axis=0) == pytest.approx(law.variance, rel=0.1)
+
+
+def test_with_too_few_held_out_samples_the_test_says_nothing() -> None:
+    rng = np.random.default_rng(0)
+    held_out, remain = noisy(LEAST_HELD_OUT, seen=False, rng=rng, gap=4.0), noisy(500, seen=True, rng=rng, gap=4.0)
+    forget = noisy(50, seen=True, rng=rng, gap=4.0)
+    for count, passed in ((LEAST_HELD_OUT, False), (LEAST_HELD_OUT - 1, None)):
+        of_count = {"held_out": held_out.take(np.arange(count)), "remain": remain, "thresholds": Thresholds()}
+        found = compare_with_references(forget=forget, **of_count)
+        assert found.passed is passed
+        assert bool(found.power) is bool(power_by_size(**of_count)) is (passed is False)
+
+
+@pytest.mark.parametrize(("people", "samples"), [(1, 10), (10, 10)])
+def test_one_person_s_samples_that_move_together_fail_no_more_unseeing_models(people: int, samples: int) -> None:
+    rng, found = np.random.default_rng([people, samples]), []
+    for _ in range(60):
+        forget = noisy(people, samples, seen=False, rng=rng, alike=0.5, gap=2.0)
+        others = {
+            name: noisy(of, 5, seen=name == "remain", rng=rng, alike=0.5, gap=2.0)
+            for name, of in (("held_out", 50), ("remain", 200))
+        }
+        apart = replace(others["held_out"], people=None)
+        found.append(
+            [
+                compare_with_references(forget=forget, thresholds=Thresholds(), **{**others, "held_out": held_out})
+                for held_out in (others["held_out"], apart)
+            ]
+        )
+    known, unknown = zip(*found, strict=True)
+    assert sum(one.passed is False for one in known) <= 8
+    assert sum(one.passed is True for one in known) >= 40
+    assert np.mean([one.alike for one in known]) == pytest.approx(0.5, abs=0.1)
+    assert all(one.alike is None for one in unknown)
+    assert sum(one.passed is False for one in unknown) > 8  # which is why a report states that limit
+
+
+def test_how_much_alike_a_person_s_samples_are_takes_enough_people_with_several() -> None:
+    rng = np.random.default_rng(0)
+    for people, samples, estimated in ((LEAST_PEOPLE, 6, True), (LEAST_PEOPLE - 1, 6, False), (200, 1, False)):
+        law = unseen_law(noisy(people, samples, seen=False, rng=rng, alike=0.5))
+        assert (law.alike is not None) is estimated
+
+
+def test_ten_samples_of_one_person_that_move_as_one_show_no_more_than_a_coin() -> None:
+    rng = np.random.default_rng(0)
+    held_out = noisy(50, 5, seen=False, rng=rng, alike=1.0, gap=4.0)
+    forget = noisy(1, 10, seen=False, rng=rng, alike=1.0, gap=4.0)
+    by_person, by_sample = (
+        nearness(
+            forget=replace(forget, people=people), original=forget.seen, held_out=held_out, thresholds=Thresholds()
+        ).p_value
+        for people in (forget.people, None)
+    )
+    assert by_sample < 0.01
+    assert by_person == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_half_forgotten_set_fails() -> None:
