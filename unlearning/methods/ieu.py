@@ -18,7 +18,7 @@ from unlearning.state import Loop
 from unlearning.steps import Figures, Outcome, Progress, Steps
 from unlearning.stopping.criterion import Check, Criterion, calibrate, check
 from unlearning.stopping.forget_weights import forget_weights
-from unlearning.stopping.stop import run_with_stop
+from unlearning.stopping.stop import original_of, run_with_stop
 from unlearning.task import Task
 from unlearning.training.optimisation import (
     anneal,
@@ -66,6 +66,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
     total = spec.steps + spec.repair_steps
     eliminating = Loop(spec.steps)
     noise = _noise_generator(task, generator)
+    original = original_of(task, criterion)
     task.state.register(
         model=task.model, optimiser=optimiser, generator=generator, noise=noise, eliminating=eliminating
     )
@@ -94,6 +95,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
             steps=spec.repair_steps,
             repair_steps=spec.repair_steps,
             anneals=True,
+            original=original,
             first_step=eliminating.done,
             total=total,
         )

@@ -6,7 +6,7 @@ Its relearn probe tells a set that only looks forgotten: one that is relearned a
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,18 @@ class Rate:
         self.factor = state_dict["factor"]
 
 
+class Original(NamedTuple):
+    """The original's state and its check: what the stop compares with, and leaves where no other state keeps the utility."""
+
+    state: dict[str, Tensor]
+    check: Check
+
+
+def original_of(task: Task, criterion: Criterion) -> Original:
+    """Copy the state of a model that no step has moved yet, and check it."""
+    return Original(copy.deepcopy(task.model.state_dict()), check(criterion, task.model))
+
+
 def run_with_stop(
     task: Task,
     criterion: Criterion,
@@ -54,6 +66,7 @@ def run_with_stop(
     steps: int,
     repair_steps: int = 0,
     anneals: bool = False,
+    original: Original | None = None,
     first_step: int = 0,
     total: int | None = None,
     setup_seconds: Mapping[str, float] | None = None,
@@ -65,6 +78,8 @@ def run_with_stop(
     repair_steps: at most so many more steps follow, numbered on, while a check finds more than half of the allowed drop used up.
     anneals: whether the method trains on remaining data under a falling rate. Such a method recovers from a drop in accuracy, so it
         takes its whole schedule, and only the states of the last quarter count.
+    original: by default the model as it is now. A method that has moved it already gives the one from before, which is then a part
+        of the training checkpoint; the model as it is now counts too if no step follows.
     first_step, total: where these steps stand in the progress of a longer run. A repair that begins adds to the total.
     rate: `step` multiplies its learning rate by the factor. Where every state lost too much merit, it is lowered, and all steps are
         taken again from the original, numbered from 1: a rate made for cross-entropy wrecks some regressions.
@@ -74,8 +89,11 @@ def run_with_stop(
     The outcome is "utility" if the original state is left, after three checks in a row beyond the allowed drop and not recovering,
     or if a weight is not finite.
     """
-    first = check(criterion, task.model)
-    track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=first, found=first)
+    moved = original is not None
+    original = original or original_of(task, criterion)
+    track = _Track(best=original.state, best_check=original.check, found=original.check)
+    if moved:
+        _record_check(task, criterion, track, check(criterion, task.model), anneals=anneals, settled=not steps)
     task.state.register(stop=track)
     try:
         while _step_follows(criterion, track, steps, repair_steps) or _begins_again(task, track, rate):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Stop
+from unlearning.state import State
 from unlearning.steps import run_to_completion
+from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.task import Task
 
 NEVER = Stop(check_every=1000)
@@ -183,6 +186,44 @@ def test_no_repair_is_allowed() -> None:
 
     assert outcome.steps == 3
     assert torch.isfinite(flat(given.model)).all()
+
+
+def test_without_a_repair_the_state_after_elimination_is_left() -> None:
+    given = task(plain)
+    original = state(given.model)
+    outcome = run_to_completion(unlearn(IEU(steps=3, repair_steps=0, noise=0.0, stop=Stop(allowed_drop=100.0)), given))
+
+    assert outcome.stopped_because == "budget"
+    assert not same(state(given.model), original)
+
+
+@pytest.mark.parametrize(("noise", "repair_steps"), [(1.0, 8), (3.0, 4), (0.5, 8), (3.0, 0)])
+def test_a_model_that_the_elimination_ruined_is_not_left(noise: float, repair_steps: int) -> None:
+    """The repair is too short. The drop is one from the model before the elimination, not from where the repair began."""
+    spec = IEU(steps=16, repair_steps=repair_steps, noise=noise, passes=0.0, stop=Stop(check_every=8, allowed_drop=1.5))
+    given = task(plain, forgotten=24)
+    original = state(given.model)
+    outcome = run_to_completion(unlearn(spec, given))
+
+    assert outcome.stopped_because == "utility"
+    assert outcome.metrics["accuracy_drop"] == 0
+    assert same(state(given.model), original)
+
+
+@pytest.mark.parametrize("taken", [10, 20])
+def test_a_run_resumed_in_either_phase_knows_the_model_before_the_elimination(taken: int, tmp_path: Path) -> None:
+    spec = IEU(steps=16, repair_steps=8, noise=1.0, passes=0.0, stop=Stop(check_every=8, allowed_drop=1.5))
+    first, second = task(plain, forgotten=24), task(plain, forgotten=24)
+    original = state(first.model)
+    steps = unlearn(spec, first)
+    for _ in range(taken):
+        next(steps)
+    second.state = State(load_training_checkpoint(*save_training_checkpoint(first.state.snapshot(), tmp_path)))
+    steps.close()
+    outcome = run_to_completion(unlearn(spec, second))
+
+    assert outcome.stopped_because == "utility"
+    assert same(state(second.model), original)
 
 
 def test_the_eliminating_phase_ends_when_the_forget_set_no_longer_looks_known() -> None:

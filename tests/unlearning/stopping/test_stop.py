@@ -10,7 +10,7 @@ from tests.unlearning.small import OBJECTIVE, RECIPE, comparing, normalised, pla
 from unlearning.specs import Stop
 from unlearning.steps import Progress, run_to_completion
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.stop import Rate, relearns_slowly, run_with_stop
+from unlearning.stopping.stop import Rate, original_of, relearns_slowly, run_with_stop
 from unlearning.task import Task
 from unlearning.training.loop import fit
 
@@ -106,6 +106,31 @@ def test_a_method_that_anneals_may_recover_from_a_drop() -> None:
     )
 
     assert outcome.stopped_because == "budget"
+    assert same(state(given.model), dict(best))
+
+
+@pytest.mark.parametrize(("repaired", "ends_as"), [(True, "budget"), (False, "utility")])
+def test_a_model_that_was_moved_before_is_compared_with_its_original(repaired: bool, ends_as: str) -> None:
+    given = task(plain, forgotten=40)
+    original, best = state(given.model), never_learnt(given)
+    criterion = calibrate(given, NO_PROBE)
+    before = original_of(given, criterion)
+    given.model.load_state_dict(wrecked(given))
+    states = [wrecked(given), best if repaired else wrecked(given)]
+    steps = run_with_stop(given, criterion, becoming(given, states), steps=2, anneals=True, original=before)
+
+    assert run_to_completion(steps).stopped_because == ends_as
+    assert same(state(given.model), dict(best) if repaired else original)
+
+
+def test_a_model_that_was_moved_before_counts_where_no_step_follows() -> None:
+    given = task(plain, forgotten=40)
+    criterion, best = calibrate(given, NO_PROBE), never_learnt(given)
+    before = original_of(given, criterion)
+    given.model.load_state_dict(best)
+    steps = run_with_stop(given, criterion, becoming(given, [best]), steps=0, anneals=True, original=before)
+
+    assert run_to_completion(steps).stopped_because == "budget"
     assert same(state(given.model), dict(best))
 
 
