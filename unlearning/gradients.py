@@ -91,7 +91,9 @@ def clip_loss_gradient(loss: Tensor, parameters: Parameters, max_norm: float) ->
     """Return a scalar with the value of `loss`, whose gradient over all parameters is clipped as by `clip_gradient`."""
     gradient = clip_gradient(flat_gradient(loss, parameters), max_norm)
     weights = torch.cat([p.reshape(-1) for p in parameters.values()])
-    return loss.detach() + (weights - weights.detach()) @ gradient
+    return (
+        loss.detach() + ((weights - weights.detach()) * gradient).sum()
+    )  # `@` would round the gradient to bf16 in autocast
 
 
 @torch.no_grad()

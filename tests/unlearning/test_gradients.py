@@ -96,6 +96,15 @@ def test_a_clipped_loss_keeps_its_value_and_its_gradient_gets_that_norm(max_norm
     torch.testing.assert_close(gradient, whole * (share or max_norm / whole.norm()))
 
 
+def test_in_bfloat16_too_the_gradient_of_a_clipped_loss_is_not_rounded() -> None:
+    parameters = trainable(model := fresh(plain, seed=1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first, second = (OBJECTIVE.losses(model, BATCH).mean() for _ in range(2))
+        found = flat_gradient(clip_loss_gradient(first, parameters, 0.01), parameters)
+
+        assert torch.equal(found, clip_gradient(flat_gradient(second, parameters), 0.01))
+
+
 def test_a_step_along_a_vector_moves_each_parameter_by_its_part() -> None:
     model = fresh(plain, seed=1)
     before, direction = flat(model), torch.randn(len(flat(model)), generator=torch.Generator().manual_seed(0))

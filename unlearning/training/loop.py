@@ -13,7 +13,7 @@ from unlearning.data.objectives import Objective, divided, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import MethodRefused, UnsupportedWorkload
-from unlearning.hardware import autocast
+from unlearning.hardware import autocast, in_float32
 from unlearning.networks import differentiable_kernels, take_frozen
 from unlearning.random_state import isolated
 from unlearning.specs.training import Recipe
@@ -41,6 +41,7 @@ def fit(
     return model
 
 
+@in_float32
 def fresh(build: Callable[[], nn.Module], *, seed: int, original: nn.Module | None = None) -> nn.Module:
     """Build the architecture with weights initialised from `seed`; the caller's random state does not change.
 

@@ -18,6 +18,7 @@ from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Parameters, forward_with, trainable
+from unlearning.hardware import in_float32
 from unlearning.specs.training import DPSGD, Recipe
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps
@@ -102,9 +103,7 @@ def private_steps(
     model.train()
     try:
         for batch in batches:
-            loss = _differentiate(model, parameters, batch, objective)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            loss = _take_step(model, parameters, batch, objective, optimiser)
             schedule.step()
             yield Progress(phase="train", step=batches.taken, total=total, metrics={"loss": loss})
     finally:
@@ -145,8 +144,11 @@ def _load_optimiser(model: nn.Module) -> Any:
     return DPOptimizer
 
 
-def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective) -> float:
-    """Store the gradient of every sample's loss, (n, …), on each parameter, where Opacus reads them; return the mean loss."""
+@in_float32
+def _take_step(
+    model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective, optimiser: Any
+) -> float:
+    """Take one step and return the mean loss. Opacus reads the gradient of every sample's loss, (n, …), from each parameter."""
     objective = objective.for_step()
 
     def loss(given: Parameters, x: Inputs, y: Tensor) -> Tensor:
@@ -157,4 +159,6 @@ def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch
     gradients, losses = per_sample(detached, *batch)
     for name, p in parameters.items():
         p.grad_sample = gradients[name]  # type: ignore[attr-defined]  # Opacus's own attribute
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
     return float(losses.mean())

@@ -21,9 +21,12 @@ from tests.unlearning.small import (
     same,
     samples,
     state,
+    task,
 )
 from unlearning.errors import MethodRefused
-from unlearning.specs.training import DPSGD, Recipe
+from unlearning.methods.registry import unlearn
+from unlearning.specs import Retrain
+from unlearning.specs.training import DPSGD, Precision, Recipe
 from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit, fresh, train, train_steps
@@ -157,6 +160,17 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     assert same(state(first), state(second))
     assert not same(state(first), state(other))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_method_trains_anew_as_the_model_was_trained_in_either_precision(precision: Precision) -> None:
+    given = task(plain)
+    given.recipe = dataclasses.replace(private(), precision=precision)
+    run_to_completion(unlearn(Retrain(), given))
+    trained = fit(plain, given.remain, given.recipe, objective=OBJECTIVE, seed=given.seed)
+
+    assert same(state(given.model), state(trained))
+    assert same(state(trained), state(fit(plain, given.remain, private(), objective=OBJECTIVE, seed=given.seed)))
 
 
 def test_an_interrupted_run_ends_in_the_same_weights() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss, clip_gradient, descend, flat_gradient, forward_with, trainable
+from unlearning.hardware import in_float32
 from unlearning.methods.aims import ReferenceAims
 from unlearning.methods.fixed_schedule import mean_loss
 from unlearning.methods.ltu.guide_attacks import GuideAttack
@@ -129,6 +130,7 @@ def combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, nu
             return forgetting if number % 2 else remembering
 
 
+@in_float32
 def harmonise(forgetting: Tensor, remembering: Tensor) -> Tensor:
     """Remove from the forgetting gradient what works against remembering (eq. 12): both (p,).
 

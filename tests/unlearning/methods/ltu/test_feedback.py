@@ -163,6 +163,16 @@ def test_the_sum_of_the_two_never_works_against_remembering() -> None:
     assert all((harmonise(f, r) + r) @ r >= r @ r - 1e-12 for f, r in pairs())
 
 
+def test_in_bfloat16_too_nothing_is_left_of_the_conflict() -> None:
+    for f, r in pairs():
+        f, r = f.float(), r.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = harmonise(f, r)
+
+        assert torch.equal(found, harmonise(f, r))
+        assert found @ r >= -1e-5 * f.norm() * r.norm()
+
+
 def test_a_remembering_gradient_of_zero_changes_nothing() -> None:
     f = torch.tensor([1.0, -2.0])
 
