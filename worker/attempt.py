@@ -95,7 +95,12 @@ def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State
         references=None if inputs.references is None else inputs.references.aims,
         checkpoint=latest_checkpoint(inputs.checkpoints, plan.storage),
         keep_slice=partial(
-            keep_slice, storage=plan.storage, remain=inputs.remain, dataset=claim.dataset, key=plan.sample_key
+            keep_slice,
+            storage=plan.storage,
+            remain=inputs.remain,
+            dataset=claim.dataset,
+            key=plan.sample_key,
+            fitted_to=workload.fitted_to,
         ),
         adapters=workload.adapters,
         state=state,

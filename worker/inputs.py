@@ -125,7 +125,11 @@ def load_inputs(
         references=references,
         references_unused=unused,
         checkpoints=usable_checkpoints(
-            claim.details, split.remain, dataset=claim.dataset, key=settings.sample_key_bytes
+            claim.details,
+            split.remain,
+            dataset=claim.dataset,
+            key=settings.sample_key_bytes,
+            fitted_to=workload.fitted_to,
         ),
     )
 

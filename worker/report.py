@@ -57,13 +57,15 @@ EXACT_STATEMENTS = {
     "retrain": (
         "The new weights were trained anew, from the weights that the workload's factory builds, on the remaining samples alone. "
         f"{NOTHING_TO_REMOVE} This rests on two things. What the factory builds must not have been trained on the forgotten "
-        "samples, and neither must what the training leaves frozen, which is taken over from the version before."
+        "samples, nor may it scale its data by them, and what the training leaves frozen, which is taken over from the version "
+        "before, must not have been trained on them either."
     ),
     "rewind": (
         "The new weights were trained on the remaining samples alone, from weights that were kept during the model's training, "
         f"before the first slice of the training set with a forgotten sample. {NOTHING_TO_REMOVE} This rests on three things. The "
         "kept weights must be of a training on the samples that the ledger recorded for them, which are the ones that remain. What "
-        "the factory builds must not have been trained on the forgotten samples, and neither must what the training leaves frozen."
+        "the factory builds must not have been trained on the forgotten samples, nor may it scale its data by them, and what the "
+        "training leaves frozen must not have been trained on them either."
     ),
     "drop_adapter": (
         "The adapters that learned from the forgotten samples, and from no others, were replaced by untrained ones. Nothing that "

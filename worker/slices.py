@@ -2,6 +2,7 @@
 
 The model's details in the ledger list them: `slice`, `sha256`, `path` and `seen_sha256`, the commitment to the samples that the
 training had used by then. Weights count only if these are exactly the samples of the slices up to theirs that still remain.
+`fitted_to` says to what targets the loss was fitted, if it was. Before it was said, that was all of the training set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,24 +26,37 @@ def seen_sha256(samples: SampleSet, number: int, *, dataset: str, key: bytes) ->
 
 
 def describe_checkpoint(
-    number: int, sha256: str, *, samples: SampleSet, dataset: str, key: bytes
+    number: int, sha256: str, *, samples: SampleSet, dataset: str, key: bytes, fitted_to: str | None
 ) -> dict[str, str | int]:
-    """Describe weights after slice `number` of a training on `samples`, as a model's details list them."""
+    """Describe weights after slice `number` of a training on `samples`, as a model's details list them.
+
+    fitted_to: of that training (`Workload.fitted_to`).
+    """
     seen = seen_sha256(samples, number, dataset=dataset, key=key)
-    return {"slice": number, "sha256": sha256, "path": f"{sha256}.safetensors", "seen_sha256": seen}
+    found: dict[str, str | int] = {
+        "slice": number,
+        "sha256": sha256,
+        "path": f"{sha256}.safetensors",
+        "seen_sha256": seen,
+    }
+    return found if fitted_to is None else {**found, "fitted_to": fitted_to}
 
 
 def usable_checkpoints(
-    details: Mapping[str, Any], remain: SampleSet, *, dataset: str, key: bytes
+    details: Mapping[str, Any], remain: SampleSet, *, dataset: str, key: bytes, fitted_to: str | None
 ) -> list[Mapping[str, Any]]:
-    """List the checkpoints in a model's details that saw exactly what remains of the slices up to theirs, the earliest first."""
+    """List the checkpoints in a model's details that saw exactly what remains of the slices up to theirs, the earliest first.
+
+    fitted_to: of the workload now; weights whose loss was fitted to other targets may have seen forgotten ones through it.
+    """
     if remain.slices is None:
         return []
     listed: Sequence[Mapping[str, Any]] = details.get(CHECKPOINTS, ())
     usable = (
         entry
         for entry in listed
-        if entry["seen_sha256"] == seen_sha256(remain, int(entry["slice"]), dataset=dataset, key=key)
+        if entry.get("fitted_to") == fitted_to
+        and entry["seen_sha256"] == seen_sha256(remain, int(entry["slice"]), dataset=dataset, key=key)
     )
     return sorted(usable, key=lambda entry: int(entry["slice"]))
 
@@ -60,9 +74,16 @@ def latest_checkpoint(usable: Sequence[Mapping[str, Any]], storage: Storage) -> 
 
 
 def keep_slice(
-    number: int, model: nn.Module, *, storage: Storage, remain: SampleSet, dataset: str, key: bytes
+    number: int,
+    model: nn.Module,
+    *,
+    storage: Storage,
+    remain: SampleSet,
+    dataset: str,
+    key: bytes,
+    fitted_to: str | None,
 ) -> dict[str, str | int]:
     """Write the weights after a slice of a training on `remain` into the storage, and describe them. Raises OSError."""
     content = to_bytes(model)
     _, sha256 = ranks.by_first(lambda: storage.put(content))
-    return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key)
+    return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key, fitted_to=fitted_to)

@@ -259,7 +259,14 @@ def read_checkpoints(
                 f"Train again, or take `checkpoints` out of {weights.with_suffix('.json').name}; then no method goes back to them."
             )
     return [
-        describe_checkpoint(int(entry["slice"]), entry["sha256"], samples=trained, dataset=dataset, key=key)
+        describe_checkpoint(
+            int(entry["slice"]),
+            entry["sha256"],
+            samples=trained,
+            dataset=dataset,
+            key=key,
+            fitted_to=entry.get("fitted_to"),
+        )
         for entry in listed
     ]
 

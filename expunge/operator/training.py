@@ -89,7 +89,8 @@ def training_steps(
 
     def keep(number: int, model: nn.Module) -> dict[str, object]:
         content = to_bytes(model)
-        return {"slice": number, "sha256": ranks.by_first(lambda: write_file(content, order.folder)[1])}
+        found = {"slice": number, "sha256": ranks.by_first(lambda: write_file(content, order.folder)[1])}
+        return found if workload.fitted_to is None else {**found, "fitted_to": workload.fitted_to}
 
     try:
         with as_owners_error(CannotTrain, workload, owned=order.allowed):
@@ -263,6 +264,8 @@ def checkpoint_path(order: Training, workload: Workload, recipe: Recipe | OwnTra
         "slices": workload.train.slices,
         "seed": order.seed,
     }
+    if workload.fitted_to is not None:
+        what["fitted_to"] = workload.fitted_to
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return order.folder / f"{digest}.checkpoint"
 

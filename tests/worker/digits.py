@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.unlearning.trainers import train_by_adamw
-from unlearning.data.objectives import classification
+from unlearning.data.objectives import classification, regression
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
@@ -120,6 +120,17 @@ def in_slices() -> Workload:
     numbers = tuple(number for number, size in enumerate(SLICES) for _ in range(size))
     recipe = replace(made.recipe, epochs=8)  # type: ignore[type-var]  # it has one
     return replace(made, train=replace(made.train, slices=numbers), recipe=recipe)
+
+
+def numbers_in_slices() -> Workload:
+    """A regression of the digit's number."""
+    made, objective = in_slices(), regression()
+    sets = {
+        name: replace(getattr(made, name), targets=getattr(made, name).targets.float())
+        for name in ("train", "held_out", "test")
+    }
+    recipe = replace(made.recipe, epochs=1)  # type: ignore[type-var]  # it has one
+    return replace(made, build=lambda: network().append(nn.Linear(10, 1)), objective=objective, recipe=recipe, **sets)
 
 
 def read_when_needed() -> Workload:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -11,9 +12,11 @@ from expunge.operator.training import train_workload
 from ledger.jobs.jobs import get_report
 from ledger.registry.models import get_model
 from ledger.states import JobState
+from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning.files import file_sha256
 from worker.report import EXACT_STATEMENTS
+from worker.slices import describe_checkpoint, usable_checkpoints
 
 REFERENCE = "tests.worker.digits:in_slices"
 
@@ -56,6 +59,20 @@ def test_a_model_trained_in_slices_goes_back_to_the_weights_before_the_forgotten
     assert after[0] == before[0]
     assert after[1] != before[1]
     assert not (bench.settings.storage / f"{before[1]}.safetensors").exists()
+
+
+def test_weights_by_a_loss_that_was_fitted_to_other_targets_are_not_used() -> None:
+    """Before it was said to which, it was all training targets, forgotten ones included."""
+    train, key = digits.in_slices().train, bytes(32)
+    describe = partial(describe_checkpoint, samples=train, dataset="digits", key=key)
+    listed = [describe(0, "a" * 64, fitted_to=None), describe(1, "b" * 64, fitted_to="held_out")]
+
+    def usable(fitted_to: str | None) -> list[int]:
+        found = usable_checkpoints({"checkpoints": listed}, train, dataset="digits", key=key, fitted_to=fitted_to)
+        return [entry["slice"] for entry in found]
+
+    assert usable("held_out") == [1]
+    assert usable(None) == [0]
 
 
 def run(bench: Bench, ids: tuple[str, ...], method: dict[str, object] | None = None) -> UUID:

@@ -46,7 +46,7 @@ class Workload:
     samples alone; None where all that trains learned from all samples.
     sharded: on several processes each keeps a part of the parameters, for a model that does not fit one device
     (`unlearning.sharding`): True, or the classes of the modules that are gathered one at a time.
-    The targets are converted (`Objective.convert_targets`), and the objective gets those of the training set (`Objective.fit`).
+    The targets are converted (`Objective.convert_targets`), and the objective gets the held-out ones (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
     than three samples, `adapters` lacks a sample, `sharded` is with what cannot be done in parts, a stream is with what draws at
     random, or the targets do not suit the objective.
@@ -92,7 +92,7 @@ class Workload:
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
             object.__setattr__(self, field, samples.convert_targets(convert))
         if self.objective.fit is not None:  # which reads the targets of a stored set, unless they are given
-            object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
+            object.__setattr__(self, "objective", fitted(self.objective, self.held_out.targets))
 
     @property
     def private_ids(self) -> tuple[str, ...]:
@@ -145,6 +145,11 @@ class Workload:
             return OwnTraining(trainer=self.trainer, precision="auto" if self.recipe is None else self.recipe.precision)
         assert self.recipe is not None
         return self.recipe
+
+    @property
+    def fitted_to(self) -> str | None:
+        """The set to which the recipe's loss was fitted (`Objective.fit`), for records. None for other losses, or a trainer."""
+        return "held_out" if self.objective.fitted and self.trainer is None else None
 
 
 def _check_call(function: object, name: str, form: str, *, count: int) -> None:

@@ -334,6 +334,8 @@ def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, fo
     }
     if workload.objective.predicts is not None and workload.objective.predicts.kind:
         what["predictions"] = workload.objective.predicts.kind
+    if workload.fitted_to is not None:
+        what["fitted_to"] = workload.fitted_to
     if frozen:
         what["frozen"] = hashlib.sha256(
             safetensors.torch.save({k: t.detach().clone() for k, t in frozen.items()})

@@ -37,6 +37,17 @@ def test_who_has_an_integer_for_an_id_is_left_out_by_its_digits(tmp_path: Path) 
     assert part.sha256 != whole.sha256
 
 
+@pytest.mark.parametrize(("reference", "fitted_to"), [("numbers_in_slices", "held_out"), ("in_slices", None)])
+def test_weights_after_slices_say_to_what_their_loss_was_fitted(
+    reference: str, fitted_to: str | None, tmp_path: Path
+) -> None:
+    made = train_workload(f"tests.worker.digits:{reference}", allowed=("tests",), folder=tmp_path, plain=True)
+    listed: Any = made.details["checkpoints"]
+
+    assert [entry["slice"] for entry in listed] == [0, 1]
+    assert all(entry.get("fitted_to") == fitted_to for entry in listed)
+
+
 def test_a_list_that_leaves_nobody_out_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(NobodyLeftOut, match="any of the 2 sample IDs"):
         train_workload(INTEGERS, allowed=("tests",), folder=tmp_path, plain=True, without=["5000.0", "image-1"])

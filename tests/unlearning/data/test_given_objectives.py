@@ -204,7 +204,7 @@ def test_parameters_out_of_range_are_refused(make) -> None:  # type: ignore[no-u
         make()
 
 
-def test_equal_training_targets_leave_nothing_to_predict() -> None:
+def test_held_out_targets_that_are_equal_tell_no_scale() -> None:
     with pytest.raises(InvalidWorkload, match="all equal"):
         fitted(regression(), torch.ones(5, 1))
 

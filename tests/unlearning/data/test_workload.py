@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
-from unlearning.data.objectives import number_labels
+from unlearning.data.objectives import number_labels, regression
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import OwnTraining, Workload, check_data, check_targets, split_held_out
@@ -91,6 +91,22 @@ def test_the_held_out_set_is_split_into_three_disjoint_parts(count: int) -> None
 
 def test_the_split_is_the_same_every_time() -> None:
     assert split_held_out(HELD_OUT).audit.ids == split_held_out(HELD_OUT).audit.ids
+
+
+def test_an_objective_learns_held_out_targets_alone() -> None:
+    """Training samples may be forgotten, and weights trained anew must not depend on them."""
+    sets = {
+        name: dataclasses.replace(given, targets=factor * torch.arange(1.0, len(given) + 1))
+        for name, given, factor in (("train", TRAIN, 100.0), ("held_out", HELD_OUT, 2.0), ("test", TEST, 100.0))
+    }
+    made = dataclasses.replace(workload(), objective=regression(), **sets)
+    off_by_a_deviation = made.train.targets + made.held_out.targets.std(correction=0)
+    losses = made.objective.losses(lambda inputs: off_by_a_deviation, made.train.batch)
+
+    torch.testing.assert_close(losses, torch.full((len(TRAIN),), 0.5))
+    assert made.fitted_to == "held_out"
+    assert workload().fitted_to is None
+    assert dataclasses.replace(made, trainer=lambda model, data, run: None).fitted_to is None
 
 
 LABELS = TRAIN.targets

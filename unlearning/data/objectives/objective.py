@@ -46,7 +46,9 @@ class Objective:
         for models of texts, whose features are the mean of what enters the layer that gives these.
 
     targets: (targets, name of the set) → targets as the losses take them; raises InvalidWorkload. A Workload calls it once.
-    fit: (converted training targets) → the objective that knows them, e.g. their mean. A Workload calls it once.
+    fit: (converted held-out targets) → the objective that knows them, e.g. their mean. A Workload calls it once. Held-out targets
+        are never trained on: with training targets, weights that were trained anew would depend on forgotten ones. fitted: whether
+        the objective is one that `fit` returned.
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
     curvature: the largest second derivative of a sample's loss in any direction of its outputs, (k,), if the loss is convex in
         them; None if it is not, or nobody knows.
@@ -76,6 +78,7 @@ class Objective:
     token_logits: Callable[[Forward, Inputs], tuple[Tensor, Tensor]] | None = None
     targets: Callable[[Tensor, str], Tensor] | None = None
     fit: "Callable[[Tensor], Objective] | None" = None
+    fitted: bool = False
     ceiling: float | None = None
     curvature: float | None = None
     gap: float = 0.5
@@ -173,8 +176,8 @@ def call(forward: Forward, inputs: Inputs, *, spread: bool = False) -> Any:
 
 
 def fitted(objective: Objective, targets: Tensor) -> Objective:
-    """Let an objective know its converted training targets, once; the result has nothing more to learn."""
-    return objective if objective.fit is None else replace(objective.fit(targets), fit=None)
+    """Let an objective know converted targets that are never forgotten, once; the result has nothing more to learn."""
+    return objective if objective.fit is None else replace(objective.fit(targets), fit=None, fitted=True)
 
 
 def divided(objective: Objective) -> Objective:

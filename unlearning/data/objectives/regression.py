@@ -27,11 +27,11 @@ def regression(
     """Make the objective of a model that predicts `outputs` numbers, (n, outputs) or (n,) for one, in the units of the targets.
 
     The loss is half the squared error in units of `scale`, the mean over the outputs: minus the logarithm of a normal density, but
-    for its constant. scale: by default the standard deviation of each output's training targets; with 1 the loss is in the
+    for its constant. scale: by default the standard deviation of each output's held-out targets; with 1 the loss is in the
     targets' own units. huber: from an error of so many `scale` on, the loss is linear. spread: how the model takes its inputs, see
     `call`.
 
-    The merit is the explained variance in percent, R² against the training mean: 100 is perfect, 0 as good as always saying the
+    The merit is the explained variance in percent, R² against the held-out mean: 100 is perfect, 0 as good as always saying the
     mean, and a set's is given as −100 at the least. Raises UnsupportedWorkload for no output, or a scale or bound that is not
     positive; and later for predictions of another shape.
     """
@@ -44,7 +44,9 @@ def regression(
     def fit(targets: Tensor) -> Objective:
         mean, deviation = targets.double().mean(0), targets.double().std(0, correction=0)
         if not bool((deviation > 0).all()):
-            raise InvalidWorkload("The training targets are all equal, so there is nothing to predict.")
+            raise InvalidWorkload(
+                "The held-out targets of an output are all equal, so nothing tells how much targets vary. Hold out more samples."
+            )
         used = deviation if scale is None else torch.full_like(deviation, scale)
         return _regression(mean, deviation, used, huber=huber, spread=spread)
 
@@ -54,7 +56,7 @@ def regression(
 
 
 def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float | None, spread: bool) -> Objective:
-    """Make the objective for training targets of this mean and standard deviation, with losses in units of `scale`, (k,) each."""
+    """Make the objective for held-out targets of this mean and standard deviation, with losses in units of `scale`, (k,) each."""
     count = len(mean)
 
     def outputs(forward: Forward, inputs: Inputs) -> Tensor:
@@ -70,12 +72,12 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
         return functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber).mean(-1)
 
     def scramble(batch: Batch, generator: torch.Generator) -> Batch:
-        """Draw targets from a normal law with the mean and the standard deviation of the training targets."""
+        """Draw targets from a normal law with the mean and the standard deviation of the held-out targets."""
         noise = torch.randn(batch.targets.shape, generator=generator, dtype=torch.float64)
         return Batch(batch.inputs, (mean + deviation * noise).to(batch.targets))
 
     def in_deviations(values: Tensor, targets: Tensor) -> Tensor:
-        """Compute the mean squared error in standard deviations of the training targets, (n,)."""
+        """Compute the mean squared error in standard deviations of the held-out targets, (n,)."""
         return (((values - targets.to(values)) / deviation.to(values)) ** 2).mean(-1)
 
     def known(values: Tensor, targets: Tensor) -> Tensor:
