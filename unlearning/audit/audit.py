@@ -48,8 +48,7 @@ from unlearning.audit.reference_test import (
     signals_by_reference,
 )
 from unlearning.audit.relearning import OriginalLosses, Relearning, relearn_delay, run_count
-from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe_all
-from unlearning.audit.signals import signals as signals_of_logits
+from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe_all, signals_of_probabilities
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -79,9 +78,6 @@ from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""
-
-_LEAST_PROBABILITY = 2.0**-24
-"""What a reference prediction of 0 counts as: half precision, in which predictions are kept, has no smaller number but 0."""
 
 
 def audit(
@@ -430,9 +426,7 @@ def _tests_of_other_signals(
 def _of_predictions(signals: SignalsBySet, references: AuditReferences) -> SignalsBySet:
     """Compute the signals of the reference predictions, which are probabilities of classes, as if a model had given them."""
     return {
-        name: signals_of_logits(
-            np.log(rows.predictions.double().cpu().numpy().clip(min=_LEAST_PROBABILITY)), signals[name].targets
-        )
+        name: signals_of_probabilities(rows.predictions, signals[name].targets)
         for name, rows in references.by_set.items()
     }
 

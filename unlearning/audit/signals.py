@@ -2,8 +2,9 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.audit.intervals import Floats, Interval, student, wilson
-from unlearning.data.objectives import Answers, Objective
+from unlearning.data.objectives import Answers, Objective, answers
 from unlearning.data.samples import SampleSet
 from unlearning.features import FeatureReader
-from unlearning.hardware import batched_answers, in_fastest_layout
+from unlearning.hardware import batched_answers, in_fastest_layout, inference_batches
 from unlearning.networks import copy_network, device_of
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
@@ -24,6 +25,12 @@ Loss, confidence and margin order its samples alike, so their AUC is the same nu
 """
 _NOT_FINITE = 1e4
 """What stands for a signal that is not finite."""
+_LEAST_PROBABILITY = 2.0**-24
+"""What a reference prediction of 0 counts as: half precision, in which predictions are kept, has no smaller number but 0."""
+_AT_ONCE = 2**20
+"""Logits (8 MiB) whose signals are computed at once: they take seven times as much."""
+_COMPARED = ("forget", "held_out")
+"""The sets on which models are compared by what they predict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,7 +43,8 @@ class Signals:
     targets: (n,) int64 labels, by which sets are matched; 0 for all without classes.
     merit: (n,), points (`Merit`). bounds: of a set's merit, points. chance, chance_loss: the merit in points, and the loss, nats,
         of whoever knows how often each target occurs and no input.
-    probabilities: (m, c), what the model predicts, as one or more distributions a sample; without outputs of being right or wrong.
+    predicted: (m, c), what the model predicts, as one or more distributions a sample (`Prediction.counted`); without outputs of
+        being right or wrong. None where nobody compares it.
     decisions: (m,) int64, the predicted class of each, or None if nothing is decided.
     correct: (n,), whether the largest logit is the target's; None without classes. finite: whether all outputs and losses were.
     """
@@ -51,7 +59,7 @@ class Signals:
     chance: float
     chance_loss: float
     bounds: tuple[float, float]
-    probabilities: Floats
+    predicted: Floats | None
     decisions: NDArray[np.int64] | None
     correct: NDArray[np.bool_] | None
     finite: bool
@@ -66,6 +74,12 @@ class Signals:
             return float(self.correct.mean())
         return float(np.clip(self.merit.mean(), *self.bounds)) / 100
 
+    @property
+    def probabilities(self) -> Floats:
+        """What the model predicts; only of a set whose signals were asked for it."""
+        assert self.predicted is not None
+        return self.predicted
+
     def membership(self, attack: str) -> Floats:
         """Return the attack's score, (n,): the higher, the more the sample looks like a member.
 
@@ -77,6 +91,9 @@ class Signals:
         return -values if attack == "loss" else values
 
 
+_ROWS = ("loss", "confidence", "margin", "targets", "merit", "predicted", "decisions", "correct")
+"""The fields of `Signals` with a row for each sample, or more."""
+
 SignalsBySet = Mapping[str, Signals]
 """The signals of one model by set: "forget", "remain", "held_out", "test"."""
 
@@ -86,35 +103,34 @@ def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
     return in_fastest_layout(copy_network(model).eval(), samples.select(torch.arange(min(2, len(samples)))).inputs)
 
 
+@torch.no_grad()
 def observe(
     model: nn.Module,
     samples: SampleSet,
     *,
     objective: Objective,
     batch_size: int = 1024,
+    probabilities: bool = False,
     reader: FeatureReader | None = None,
 ) -> Signals:
-    """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device.
+    """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device; no batch's outputs are kept.
 
-    reader: reads features in the same pass; only where no rank has a part of each batch.
+    probabilities: whether the signals have `probabilities`, the one thing in them as large as the outputs. reader: reads features
+    in the same pass; only where no rank has a part of each batch.
     """
     device = device_of(model, samples.device)
-
-    def answer(samples: SampleSet, reader: FeatureReader | None = None) -> Answers:
-        with contextlib.nullcontext() if reader is None else reader:
-            note = None if reader is None else reader.note
-            found = batched_answers(objective, model, samples, device=device, max_size=batch_size, after_each=note)
-        outputs = None if found.outputs is None else found.outputs.double().cpu()
-        return Answers(found.losses.double().cpu(), outputs, found.targets.cpu())
-
-    found = answer(samples, reader)
-    if objective.logits is not None and found.outputs is not None:
-        return signals(found.outputs.numpy(), found.targets.numpy())
-    guess = objective.guessed(found.targets)
-    if guess is None:
-        # Nobody says what a guess is: then it is the answer to another sample.
-        guess = answer(samples.convert_targets(_shuffled))
-    return _offered(objective, found, guess)
+    parts, targets = [], []
+    with contextlib.nullcontext() if reader is None else reader:
+        for batch in inference_batches(model, samples, device=device, max_size=batch_size):
+            found = answers(objective, model, batch)
+            if reader is not None:
+                reader.note(found)
+            outputs = None if found.outputs is None else found.outputs.double().cpu()
+            found = Answers(found.losses.double().cpu(), outputs, found.targets.cpu())
+            parts.append(_of_batch(objective, found, probabilities=probabilities))
+            targets.append(found.targets)
+    whole = joined_signals(parts)
+    return whole if objective.logits is not None else _with_chance(whole, objective, model, samples, torch.cat(targets))
 
 
 def observe_all(
@@ -125,11 +141,19 @@ def observe_all(
     batch_size: int,
     readers: Mapping[str, FeatureReader],
 ) -> dict[str, Signals]:
-    """Compute the signals of all sets, and read features of those that have a reader, in the same pass if there is one process."""
+    """Compute the signals of all sets, and read features of those that have a reader, in the same pass if there is one process.
+
+    Those of the forget and the held-out set, by which models are compared, have `probabilities`.
+    """
     alone = objective.alone is None
     found = {
         name: observe(
-            model, samples, objective=objective, batch_size=batch_size, reader=readers.get(name) if alone else None
+            model,
+            samples,
+            objective=objective,
+            batch_size=batch_size,
+            probabilities=name in _COMPARED,
+            reader=readers.get(name) if alone else None,
         )
         for name, samples in sets.items()
     }
@@ -144,15 +168,19 @@ def _shuffled(targets: Tensor) -> Tensor:
     return targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).to(targets.device)]
 
 
-def _offered(objective: Objective, found: Answers, guess: Answers) -> Signals:
-    """Compute the signals from what an objective without class logits offers."""
+def _of_batch(objective: Objective, found: Answers, *, probabilities: bool) -> Signals:
+    """Compute the signals of a batch; without class logits, the chance is left open."""
+    if objective.logits is not None and found.outputs is not None:
+        return signals(found.outputs.numpy(), found.targets.numpy(), probabilities=probabilities)
     predicts, merit = objective.predicts, objective.utility
     loss = _finite(found.losses)
     confidence = np.exp(-loss).clip(0.0, 1.0)
-    probabilities, decisions, more = np.stack([confidence, 1 - confidence], axis=1), None, {}
+    predicted, decisions, more = np.stack([confidence, 1 - confidence], axis=1), None, {}
     if predicts is not None and found.outputs is not None:
         outputs = torch.nan_to_num(found.outputs)
-        probabilities = predicts.distributions(outputs).numpy()
+        if probabilities:
+            rows = predicts.distributions(outputs)
+            predicted = (rows if predicts.counted is None else rows[predicts.counted(found.targets)]).numpy()
         decisions = None if predicts.decisions is None else predicts.decisions(outputs).numpy()
         more = {name: _finite(read(found.outputs, found.targets)) for name, read in predicts.signals.items()}
     return Signals(
@@ -163,14 +191,52 @@ def _offered(objective: Objective, found: Answers, guess: Answers) -> Signals:
         attacks=("loss", *more),
         targets=np.zeros(len(loss), dtype=np.int64),
         merit=np.nan_to_num(merit.of(found).double().numpy(), nan=merit.bounds[0], neginf=merit.bounds[0]),
-        chance=float(merit.of(guess).double().mean()) if merit.chance is None else merit.chance(found.targets),
-        chance_loss=float(guess.losses.mean()),
+        chance=math.nan,
+        chance_loss=math.nan,
         bounds=merit.bounds,
-        probabilities=probabilities,
+        predicted=predicted if probabilities else None,
         decisions=decisions,
         correct=None,
         finite=bool(found.losses.isfinite().all()) and (found.outputs is None or bool(found.outputs.isfinite().all())),
     )
+
+
+def _with_chance(
+    found: Signals, objective: Objective, model: nn.Module, samples: SampleSet, targets: Tensor
+) -> Signals:
+    """Add what whoever knows how often each target occurs, and no input, would reach on targets (n, …)."""
+    merit, guess = objective.utility, objective.guessed(targets)
+    if guess is None:
+        # Nobody says what a guess is: then it is the answer to another sample.
+        others = samples.convert_targets(_shuffled)
+        answered = batched_answers(objective, model, others, device=device_of(model, samples.device))
+        guess = Answers(answered.losses.double().cpu(), None, answered.targets.cpu())
+    return replace(
+        found,
+        chance=float(merit.of(guess).double().mean()) if merit.chance is None else merit.chance(targets),
+        chance_loss=float(guess.losses.mean()),
+    )
+
+
+def joined_signals(parts: Sequence[Signals]) -> Signals:
+    """Join the signals of consecutive parts of a set. With classes the chance is that of the whole set."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+
+    def joined(name: str) -> Any:
+        return None if getattr(first, name) is None else np.concatenate([getattr(part, name) for part in parts])
+
+    found = replace(
+        first,
+        **{name: joined(name) for name in _ROWS},
+        more={name: np.concatenate([part.more[name] for part in parts]) for name in first.more},
+        finite=all(part.finite for part in parts),
+    )
+    if first.correct is None:
+        return found
+    chance, chance_loss = _chance_of_classes(found.targets)
+    return replace(found, chance=chance, chance_loss=chance_loss)
 
 
 def _finite(values: Tensor) -> Floats:
@@ -193,12 +259,29 @@ def merit_of(signals: Signals, *, among: NDArray[np.bool_] | None = None, confid
     return Interval(*(min(max(end, low), high) for end in (mean, mean - half, mean + half)))
 
 
-def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:
+def signals(logits: Floats, targets: NDArray[np.int64], *, probabilities: bool = True) -> Signals:
     """Compute the signals of class logits (n, classes) float64 for targets (n,). A logit that is NaN counts as 0.
 
     more: the entropy of the prediction, and the modified entropy −(1−p_y) log p_y − Σ_{k≠y} p_k log(1−p_k) (Song, Mittal, USENIX
-    Security 2021, eq. 8).
+    Security 2021, eq. 8). probabilities: as of `observe`.
     """
+    rows = max(1, _AT_ONCE // logits.shape[1])
+    parts = [slice(start, start + rows) for start in range(0, len(logits), rows)]
+    return joined_signals([_of_logits(logits[part], targets[part], probabilities=probabilities) for part in parts])
+
+
+def signals_of_probabilities(probabilities: Tensor, targets: NDArray[np.int64]) -> Signals:
+    """Compute the signals of probabilities of classes, (n, classes), such as reference predictions, as of logits."""
+    rows = max(1, _AT_ONCE // probabilities.shape[1])
+    parts, start = [], 0
+    for part in torch.split(probabilities, rows):
+        logits = np.log(part.double().cpu().numpy().clip(min=_LEAST_PROBABILITY))
+        parts.append(_of_logits(logits, targets[start : start + len(part)], probabilities=False))
+        start += len(part)
+    return joined_signals(parts)
+
+
+def _of_logits(logits: Floats, targets: NDArray[np.int64], *, probabilities: bool) -> Signals:
     finite = bool(np.isfinite(logits).all())
     logits = np.nan_to_num(logits, nan=0.0, posinf=1e4, neginf=-1e4)
     rows = np.arange(len(logits))
@@ -218,8 +301,8 @@ def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:
     log_rest[rows, top] = _logsumexp(_without(logits, top)) - total
     weighted = p * log_rest
     weighted[rows, targets] = 0.0
-    shares = np.bincount(targets) / len(targets)
     correct = top == targets
+    chance, chance_loss = _chance_of_classes(targets)
     return Signals(
         loss=loss,
         confidence=np.exp(-loss),
@@ -231,14 +314,20 @@ def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:
         attacks=ATTACKS,
         targets=targets,
         merit=100.0 * correct,
-        chance=100 * float(shares.max()),
-        chance_loss=float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+        chance=chance,
+        chance_loss=chance_loss,
         bounds=(0.0, 100.0),
-        probabilities=p,
+        predicted=p if probabilities else None,
         decisions=p.argmax(axis=1),
         correct=correct,
         finite=finite,
     )
+
+
+def _chance_of_classes(targets: NDArray[np.int64]) -> tuple[float, float]:
+    """Compute the accuracy, percent, of always saying the commonest class, and the loss, nats, of each class's share."""
+    shares = np.bincount(targets) / len(targets)
+    return 100 * float(shares.max()), float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
 def _logsumexp(values: Floats) -> Floats:

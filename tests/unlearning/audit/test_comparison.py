@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn import functional
 
 from tests.unlearning.kinds import OBJECTIVES, samples
 from tests.unlearning.small import OBJECTIVE, plain, task
@@ -28,7 +29,7 @@ from unlearning.audit.comparison import (
     weight_distance,
 )
 from unlearning.audit.signals import Signals, audit_copy, merit_of, observe, signals
-from unlearning.data.objectives import classification, regression
+from unlearning.data.objectives import causal_language_model, classification, regression
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
@@ -130,7 +131,10 @@ def test_a_method_that_did_nothing_or_too_much_is_detected(spec: Spec, found: st
     run_to_completion(unlearn(spec, given))
     sets = {"forget": given.forget, "remain": given.remain, "held_out": given.criterion}
     before, after = (
-        {name: observe(audit_copy(model, part), part, objective=OBJECTIVE) for name, part in sets.items()}
+        {
+            name: observe(audit_copy(model, part), part, objective=OBJECTIVE, probabilities=True)
+            for name, part in sets.items()
+        }
         for model in (original, given.model)
     )
     change = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())
@@ -308,12 +312,31 @@ def test_a_trained_model_is_distinguished_from_chance_whatever_it_is_trained_for
     assert not compare_with_chance(trained, train, objective=objective).better
 
 
+def test_padding_does_not_hide_how_far_two_language_models_are_apart() -> None:
+    """A longer padding would make any change look like none. Prompts, which the loss does not count, do not either."""
+    objective = causal_language_model(50, padding=0)
+    models = [fresh(lambda: nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 50)), seed=seed) for seed in (0, 1)]
+    texts = torch.randint(1, 50, (40, 20), generator=torch.Generator().manual_seed(0))
+
+    def change(padding: int, prompt: int = 0) -> tuple[float, float]:
+        tokens = functional.pad(texts, (prompt, padding), value=0)
+        tokens[:, :prompt] = 7
+        labels = objective.convert_targets(tokens, name="forget").index_fill(1, torch.arange(prompt), -100)
+        given = SampleSet(ids=tuple(map(str, range(40))), inputs=tokens, targets=labels)
+        found = [observe(model, given, objective=objective, probabilities=True).probabilities for model in models]
+        return total_variation(*found), jensen_shannon(*found)
+
+    assert change(0)[0] > 0.01
+    assert change(200) == pytest.approx(change(0))
+    assert change(0, prompt=40) == pytest.approx(change(0, prompt=2))
+
+
 def test_a_regression_that_says_the_mean_has_collapsed() -> None:
     targets = torch.arange(100.0)[:, None]
     train = SampleSet(ids=tuple(map(str, range(100))), inputs=targets, targets=targets)
     objective = fitted(regression(), targets)
     knows, guesses = (
-        observe(nn.Identity(), part, objective=objective)
+        observe(nn.Identity(), part, objective=objective, probabilities=True)
         for part in (train, dataclasses.replace(train, inputs=torch.full_like(targets, 49.5)))
     )
     assert not has_collapsed(knows, knows, share=0.5)

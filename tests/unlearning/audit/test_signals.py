@@ -8,11 +8,22 @@ from scipy.stats import ttest_1samp  # type: ignore[import-untyped]  # scipy shi
 from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.audit.conftest import OBJECTIVE, World
+from tests.unlearning.kinds import KINDS, OBJECTIVES, samples
 from unlearning.audit.intervals import Interval
-from unlearning.audit.signals import ATTACKS, audit_copy, merit_of, observe, signals
+from unlearning.audit.signals import (
+    ATTACKS,
+    Signals,
+    audit_copy,
+    merit_of,
+    observe,
+    observe_all,
+    signals,
+    signals_of_probabilities,
+)
 from unlearning.data.objectives import Objective, regression
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet
+from unlearning.training.loop import fresh
 
 EXTREMES = np.array(
     [[0.0, 0.0, 0.0], [5.0, -2.0, 1.0], [60.0, 0.0, -3.0], [800.0, -800.0, 0.0], [-40.0, 40.0, 39.0], [1e-9, 0.0, 0.0]]
@@ -63,6 +74,51 @@ def test_logits_that_are_no_numbers_are_reported_and_make_no_more() -> None:
     found = signals(np.array([[np.nan, 0.0], [np.inf, 1.0], [0.0, 1.0]]), np.array([0, 1, 1]))
     assert not found.finite
     assert all(np.isfinite(found.membership(name)).all() for name in ATTACKS)
+
+
+@pytest.mark.parametrize("kind", [*OBJECTIVES, "classification"])
+def test_signals_of_many_batches_are_those_of_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set is larger than memory: no more than a batch's outputs are held."""
+    given = KINDS["attention"] if kind == "classification" else OBJECTIVES[kind]
+    asked = samples(given, 150, name="asked", seed=1)
+    objective = fitted(given.objective, asked.targets)
+    model = audit_copy(fresh(given.build, seed=1), asked)
+    parts = observe(model, asked, objective=objective, probabilities=True)
+    monkeypatch.setattr("unlearning.hardware._CPU_BATCH", 150)
+    whole = observe(model, asked, objective=objective, probabilities=True)
+
+    for field in dataclasses.fields(Signals):
+        found, wanted = getattr(parts, field.name), getattr(whole, field.name)
+        if isinstance(wanted, np.ndarray):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+        elif isinstance(wanted, dict):
+            assert found.keys() == wanted.keys()
+            assert all(np.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
+        else:
+            assert found == (wanted if not isinstance(wanted, float) else pytest.approx(wanted, rel=1e-5))
+
+
+def test_class_logits_are_read_a_part_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(300, 7)), rng.integers(0, 7, 300)
+    whole, p = signals(logits, targets), torch.from_numpy(logits).softmax(1)
+    of_p = signals_of_probabilities(p, targets)
+    monkeypatch.setattr("unlearning.audit.signals._AT_ONCE", 70)
+    parts, of_parts_of_p = signals(logits, targets), signals_of_probabilities(p, targets)
+
+    for one, other in ((whole, parts), (of_p, of_parts_of_p)):
+        assert (one.chance, one.chance_loss) == (other.chance, other.chance_loss)
+        for name in ATTACKS:
+            assert np.array_equal(one.membership(name), other.membership(name)), name
+    assert np.array_equal(whole.probabilities, parts.probabilities)
+    np.testing.assert_allclose(of_p.loss, whole.loss, rtol=1e-9, atol=1e-12)
+
+
+def test_what_nobody_compares_is_not_kept(world: World) -> None:
+    model = audit_copy(world.models["original"], world.sets["forget"])
+    found = observe_all(model, world.sets, objective=OBJECTIVE, batch_size=300, readers={})
+
+    assert {name for name, one in found.items() if one.predicted is not None} == {"forget", "held_out"}
 
 
 def test_the_loss_is_the_objective_s(world: World) -> None:

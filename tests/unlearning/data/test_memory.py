@@ -62,6 +62,35 @@ print(peak() - before)
 """
 
 
+MANY_CLASSES = """
+import resource
+import torch
+from torch import nn
+from unlearning.audit.signals import observe
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+model = nn.Linear(4, 4000).eval()
+given = SampleSet(ids=tuple(map(str, range(8000))), inputs=torch.randn(8000, 4), targets=torch.arange(8000) % 4000)
+observe(model, given.take(torch.arange(64)), objective=classification(4000))
+before = peak()
+observe(model, given, objective=classification(4000))
+print(peak() - before)
+"""
+"""Logits that take 244 MiB in float64."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
+def test_an_audit_holds_a_few_batches_of_many_logits() -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_CLASSES], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < LIMIT / 3
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
 @pytest.mark.parametrize("gib", [0.5, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_large_set_is_unlearned_in_a_small_part_of_its_memory(gib: float, tmp_path: Path) -> None:

@@ -309,6 +309,7 @@ def _prediction(references: NamedTokens, text: Callable[[Tensor], str] | None) -
         known=lambda outputs, targets: -_losses(outputs, targets),
         guess=_guess,
         distributions=_distributions,
+        counted=lambda targets: (targets[:, 1:] != IGNORED).flatten(),
         likeness=_likeness,
         signals=signals,
         features=(_quantiles, _mean_and_spread),

@@ -99,7 +99,8 @@ class Prediction:
     guess: (targets) → outputs (1, k) of whoever knows these targets and no input: the chance that a model must beat; (n, k) where
         outputs are about the target itself.
     distributions: (outputs) → (m, c), rows that sum to 1, for each sample one or more: how far two models differ is computed from
-        these. decisions: (outputs) → (m,) int64, what the model decides for each row; None if it decides nothing.
+        these. counted: (targets) → (m,) bool, which rows count, such as those of tokens that are no padding; all if it is None.
+    decisions: (outputs) → (m,) int64, what the model decides for each row; None if it decides nothing.
     likeness: (targets (m, …), others (n, …)) → (m, n), higher for more similar targets; None where classes tell.
     """
 
@@ -109,6 +110,7 @@ class Prediction:
     known: Read
     guess: Callable[[Tensor], Tensor]
     distributions: Callable[[Tensor], Tensor]
+    counted: Callable[[Tensor], Tensor] | None = None
     decisions: Callable[[Tensor], Tensor] | None = None
     likeness: Read | None = None
     signals: Mapping[str, Read] = field(default_factory=dict)

@@ -33,7 +33,8 @@ def test_texts_are_near_by_the_mean_of_their_hidden_states_and_the_nearest_are_d
     cosine = torch.nn.functional.cosine_similarity(means[0][:, None], means[1][None], dim=-1)
     near = neighbourhood(model, given.objective, forget=given.forget, remain=given.remain)
 
-    torch.testing.assert_close(near.similarity, cosine, rtol=1e-4, atol=1e-5)
+    assert near.similarity is not None
+    torch.testing.assert_close(near.similarity(torch.arange(len(given.forget))), cosine, rtol=1e-4, atol=1e-5)
     assert near.likeness is not None
     index = torch.tensor([0, 4])
     by_feature = query_sets(
@@ -159,6 +160,23 @@ def test_without_a_last_linear_layer_all_three_are_uniform() -> None:
     assert near.similarity is None
     assert [len(batch.targets) for batch in batches] == [SIZE] * 3
     assert len({frozenset(places(given, batch)) for batch in batches}) == 3
+
+
+@pytest.mark.parametrize("name", ["classes", "regression, two outputs and Huber", "causal language model, padded"])
+def test_of_many_pairs_those_of_a_batch_are_computed_at_its_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = task(normalised) if name == "classes" else make_task(OBJECTIVES[name], epochs=1)
+    few = neighbourhood(given.model.eval(), given.objective, forget=given.forget, remain=given.remain)
+    monkeypatch.setattr("unlearning.methods.ltu.queries._AT_ONCE", 0)
+    monkeypatch.setattr("unlearning.methods.ltu.queries._OTHERS", 5)
+    many = neighbourhood(given.model, given.objective, forget=given.forget, remain=given.remain)
+    places = torch.tensor([3, 0, 5])
+
+    for one, other in ((few.similarity, many.similarity), (few.likeness, many.likeness)):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert other(places).shape == (3, len(given.remain))
+                torch.testing.assert_close(other(places), one(places), rtol=1e-2, atol=1e-3)
 
 
 def test_the_search_leaves_no_hook_behind() -> None:
