@@ -336,8 +336,11 @@ def _halving(channels: int, side: int) -> Iterator[nn.Module]:
 
 
 def _read(generation: Generation, samples: SampleSet, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Read images, (n, …) float32, and classes, (n,), of at most `_READ_LIMIT` random samples, onto the CPU."""
-    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_READ_LIMIT])
+    """Read images, (n, …) float32, and classes, (n,), of at most `_READ_LIMIT` random samples, in their order, onto the CPU.
+
+    Read in another order, too many samples of a stream would have to wait in memory.
+    """
+    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_READ_LIMIT].sort().values)
     batches = [
         (generation.images(batch.inputs).float().cpu(), batch.targets.cpu()) for batch in chosen.batches(_AT_ONCE)
     ]

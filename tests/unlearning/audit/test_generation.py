@@ -1,13 +1,15 @@
 """What a model generates, against published formulas, brute force, and models whose pictures are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg  # type: ignore[import-untyped]  # scipy ships no type information
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from tests.unlearning.kinds import OBJECTIVES, make_task, samples
 from unlearning.audit.audit import audit
@@ -23,6 +25,7 @@ from unlearning.audit.intervals import Interval, wilson
 from unlearning.audit.verdict import generation_findings
 from unlearning.data.objectives import Objective, denoising_diffusion
 from unlearning.data.samples import SampleSet
+from unlearning.data.stored import StoredSet
 from unlearning.networks import copy_network
 from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
@@ -76,6 +79,29 @@ def sets(*, whole_class: bool) -> dict[str, SampleSet]:
         "held_out": a_set(*pictures(30, seed=2), "held_out"),
         "test": a_set(*pictures(60, seed=3), "test"),
     }
+
+
+class Pictures(IterableDataset[dict[str, Any]]):
+    """A stream of more images than are read, or may be held."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for place in range(5200):
+            label = place % CLASSES
+            yield {"id": place, "images": torch.full(SHAPE, label / CLASSES), "classes": torch.tensor(label)}
+
+
+def test_the_images_of_a_long_stream_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearning.audit.generation._STEPS", (1, 1))
+    remain = StoredSet.of_stream(
+        Pictures(),
+        key="id",
+        targets="classes",
+        inputs=lambda item: {"images": item["images"], "classes": item["classes"]},
+    )
+    asked = prepare_generation({**sets(whole_class=False), "remain": remain}, objective=OBJECTIVE, spec=SPEC, seed=0)
+
+    assert asked is not None
+    assert len(asked.real) == 5000
 
 
 def test_the_frechet_distance_is_the_published_one() -> None:
