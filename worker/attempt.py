@@ -100,7 +100,7 @@ def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State
             remain=inputs.remain,
             dataset=claim.dataset,
             key=plan.sample_key,
-            fitted_to=workload.fitted_to,
+            fitted_to=plan.fitted_to,
         ),
         adapters=workload.adapters,
         state=state,
@@ -124,6 +124,7 @@ def audit_steps(
         seed=claim.seed,
         reference=inputs.reference,
         references=None if inputs.references is None else inputs.references.audit,
+        erased_since=0 if inputs.references is None else inputs.references.erased_since,
         until_failed=claim.method["kind"] not in EXACT,
     )
 

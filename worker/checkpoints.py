@@ -37,11 +37,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointPlan:
-    """Where checkpoints go, and how many seconds lie between two of them. sample_key: hashes the IDs of what a slice has seen."""
+    """Where checkpoints go, and how many seconds lie between two of them.
+
+    sample_key: hashes the IDs of what a slice has seen. fitted_to: of the workload.
+    """
 
     storage: Storage
     interval: float
     sample_key: bytes
+    fitted_to: str | None = None
 
 
 def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:
@@ -79,7 +83,7 @@ def _save(
     timings = attempt_timings(reporter)
     seconds, waited = (timings.get(name, 0.0) for name in (Phase.UNLEARN.value, DATA_WAIT))
     try:
-        written = checkpoint_to_bytes({"of": _identity(claim), "seconds": seconds, "waited": waited, **content})
+        written = checkpoint_to_bytes({"of": _identity(claim, plan), "seconds": seconds, "waited": waited, **content})
         name, sha256 = plan.storage.put(written, f"{folder}/{claim.attempt}")
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
@@ -120,7 +124,7 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
     try:
         path = fetch_checkpoint(plan.storage, name, recorded.sha256)
         content = load_training_checkpoint(path, recorded.sha256)
-        if content["of"] != _identity(claim):
+        if content["of"] != _identity(claim, plan):
             raise CheckpointUnusable("it is of another method, or of other weights or samples")
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
@@ -146,9 +150,10 @@ def fetch_checkpoint(storage: Storage, name: str, sha256: str) -> Path:
         raise CheckpointUnusable("its file is damaged: the SHA-256 is not the recorded one") from None
 
 
-def _identity(claim: Claim) -> dict[str, Any]:
+def _identity(claim: Claim, plan: CheckpointPlan) -> dict[str, Any]:
     """Everything that a run depends on: runs with the same identity take the same steps."""
-    return {
+    fitted = {} if plan.fitted_to is None else {"fitted_to": plan.fitted_to}
+    return fitted | {
         "workload": claim.workload,
         "method": dict(claim.method),
         "seed": claim.seed,

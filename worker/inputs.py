@@ -41,7 +41,7 @@ class JobReferences:
 
     remaining: all rows but those of the forget set; they are what the model keeps once the job has published. tested: the positions
     of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one. copies: of the
-    forget set in D_r.
+    forget set in D_r. erased_since: how many samples earlier jobs erased on which reference models were trained.
     """
 
     aims: ReferencePredictions
@@ -49,6 +49,7 @@ class JobReferences:
     remaining: References
     tested: Tensor
     copies: Copies
+    erased_since: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -200,7 +201,10 @@ def _load_references(
         why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
         return None, why
-    return JobReferences(aims=aims, audit=audit, remaining=remaining, tested=tested, copies=copies), None
+    erased_since = max(0, references.prepared - len(remaining) - len(forget))
+    return JobReferences(
+        aims=aims, audit=audit, remaining=remaining, tested=tested, copies=copies, erased_since=erased_since
+    ), None
 
 
 def _aim_at_copies(

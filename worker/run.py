@@ -129,7 +129,10 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
     plan = CheckpointPlan(
-        storage=settings.files, interval=settings.checkpoint_seconds, sample_key=settings.sample_key_bytes
+        storage=settings.files,
+        interval=settings.checkpoint_seconds,
+        sample_key=settings.sample_key_bytes,
+        fitted_to=workload.fitted_to,
     )
     result = None
     while result is None:

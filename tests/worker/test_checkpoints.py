@@ -27,6 +27,7 @@ from tests.fixtures.s3 import BUCKET, S3
 from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning import files as written_files
+from unlearning.data.workload import Workload
 from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
@@ -329,6 +330,19 @@ def test_a_checkpoint_of_another_method_is_not_used(
     assert taken[7] == 1
     (ignored,) = events(eager, job_id, "job.checkpoint_ignored")
     assert "of another method" in ignored["why"]
+
+
+def test_a_checkpoint_by_a_loss_that_was_fitted_to_other_targets_is_not_used(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(eager, job_id)
+    monkeypatch.setattr(Workload, "fitted_to", "held_out")
+    eager.run(job_id)
+
+    assert taken[7] == 1
+    assert len(events(eager, job_id, "job.checkpoint_ignored")) == 1
 
 
 def test_a_worker_without_its_lease_can_not_leave_a_checkpoint(

@@ -93,11 +93,13 @@ def audit(
     seed: int = 0,
     reference: nn.Module | None = None,
     references: AuditReferences | None = None,
+    erased_since: int = 0,
     until_failed: bool = False,
 ) -> Generator[Progress, None, Findings]:
     """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
+    erased_since: how many samples were erased earlier on which the reference models were trained; the limits say so.
     until_failed: whether to leave out the relearning, which takes most of the time, if the verdict is `failed` without it.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
@@ -297,6 +299,7 @@ def audit(
             people=0
             if tests and tests["unlearned"].alike is not None
             else sum(count > 1 for count in Counter(forget.subjects or ()).values()),
+            erased_since=erased_since,
             frozen=frozen_share(original),
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},

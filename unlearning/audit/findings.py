@@ -115,13 +115,14 @@ def limits(
     reference: bool = False,
     reference_test: bool = False,
     people: int = 0,
+    erased_since: int = 0,
     frozen: float = 0.0,
 ) -> tuple[str, ...]:
     """List the general limits of every audit, then those of this model and forget set.
 
     reference: whether it compared with a retrained model. reference_test: whether it had reference predictions. people: those with
-    several forgotten samples, which it took for independent. frozen: the share of the model's parameters that training leaves as
-    they are.
+    several forgotten samples, which it took for independent. erased_since: how many samples were erased earlier on which the
+    reference models were trained. frozen: the share of the model's parameters that training leaves as they are.
     """
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
@@ -139,6 +140,12 @@ def limits(
     if reference:
         found.append(
             "The operator states that the retrained model never saw the forgotten samples. The audit cannot check this."
+        )
+    if erased_since:
+        found.append(
+            f"Reference models were trained on samples that were erased from this model later: {erased_since:,}. What they predict "
+            "may follow these samples, and so may the result and its audit. The operator can prepare the references anew "
+            "(`expunge references`); then models that never saw the erased samples take their place."
         )
     if frozen:
         found.append(

@@ -118,6 +118,11 @@ class References:
         """The share of the usual distance below which two samples are near-copies, of the plan (`ReferencePlan.near_copies`)."""
         return float(self.details.get("plan", {}).get("near_copies", NEAR))
 
+    @property
+    def prepared(self) -> int:
+        """The number of samples that the reference models were trained for; those that were erased since have no row any more."""
+        return int(self.details.get("samples", len(self)))
+
     def take(self, keys: Sequence[bytes]) -> "References":
         """Return the rows of these samples, in their order. Raises ReferencesUnusable if one is missing; it is not named."""
         place = {key: number for number, key in enumerate(self.keys)}
