@@ -71,7 +71,7 @@ class CannotTrain(ExpungeError):
 
 
 class CannotRegister(ExpungeError):
-    """A registration was refused and nothing was written. The message says why."""
+    """A registration, or a change of a model's policy, was refused and nothing was written. The message says why."""
 
 
 class CannotTune(ExpungeError):

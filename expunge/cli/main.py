@@ -131,6 +131,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": operator.train,
         "register": operator.register,
         "register-version": operator.register_version,
+        "policy": operator.policy,
         "subjects": subjects,
         "references": operator.references,
         "tune": studies.tune,

@@ -254,7 +254,7 @@ def register(
             dry_run=not no_dry_run,
             accept_untrained=accept_untrained,
             tenant=tenant,
-            tell=lambda note: notes.print(note, style="yellow", markup=False, highlight=False),
+            tell=print_note,
         )
         if fetched is not None:
             fetched.claim()
@@ -321,6 +321,51 @@ def register_version(
         tenant=tenant,
     )
     out.print(f"Registered version {view.number} of {name!r}. It is not served yet.", markup=False, highlight=False)
+
+
+def policy(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)],
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD",
+            help='The methods in the order to try: names, or JSON like \'{"kind": "ltu", "steps": 40}\'. Without any, nothing is '
+            "changed.",
+            show_default=False,
+        ),
+    ] = None,
+    no_dry_run: Annotated[
+        bool,
+        typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late."),
+    ] = False,
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Print which methods a model tries, in order, or set them: for jobs that are opened or retried from now on.
+
+    A dry run first takes a few samples through every step of a job with these methods. What will not work is listed, and nothing is
+    changed. The model's timeline records the change.
+    """
+    from expunge.operator.deployment import find_deployment
+
+    deployment = find_deployment(data_dir)
+
+    from expunge.operator.registration import change_policy, read_policy  # only now: it imports torch
+    from unlearning.specs import method_text
+
+    if methods:
+        tried = change_policy(
+            deployment, name=name, policy=methods, dry_run=not no_dry_run, tenant=tenant, tell=print_note
+        )
+    else:
+        tried = read_policy(deployment, name=name, tenant=tenant)
+    for method in tried:
+        out.print(method_text(method), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_note(note: str) -> None:
+    """Print a dry run's note on what works, but less well than it could."""
+    notes.print(note, style="yellow", markup=False, highlight=False)
 
 
 def references(

@@ -1,4 +1,4 @@
-"""Register a workload's model, and further versions of it, with a deployment."""
+"""Register a workload's model, and further versions of it, with a deployment, and set its policy."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import check_name, register_dataset
-from ledger.registry.models import CHECKPOINTS, get_model, register_model
+from ledger.registry.models import CHECKPOINTS, get_model, lock_model, register_model, set_policy
 from ledger.registry.references import DefaultPolicies
 from ledger.registry.subjects import assign_subjects
 from ledger.registry.versions import register_version
@@ -168,6 +168,49 @@ def register_new_version(
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
+
+
+def read_policy(deployment: Deployment, *, name: str, tenant: str = "default") -> tuple[Method, ...]:
+    """Read the policy of the model `name`. Raises CannotRegister."""
+    try:
+        with open_ledger(deployment) as session:
+            model = get_model(session, tenant_id=ensure_tenant(session, tenant), name=name)
+            return tuple(parse(spec) for spec in model.policy)
+    except (UnlearningError, Refused) as error:
+        raise CannotRegister(str(error)) from error
+
+
+def change_policy(
+    deployment: Deployment,
+    *,
+    name: str,
+    policy: Sequence[str | Mapping[str, object]],
+    dry_run: bool = True,
+    tenant: str = "default",
+    tell: Callable[[str], object] = lambda note: None,
+) -> tuple[Method, ...]:
+    """Set the policy of the model `name`, for jobs that are opened or retried from now on, and return it.
+
+    policy, dry_run, tell: as in `register_workload`; the dry run is of a job of the served version. Raises CannotRegister with the
+    reason; then nothing is written.
+    """
+    try:
+        methods = tuple(parse(method_object(method)) for method in policy)
+        with open_ledger(deployment) as session:
+            owner = ensure_tenant(session, tenant)
+            model = get_model(session, tenant_id=owner, name=name)
+        if dry_run:
+            owned, sha256 = allow_list(deployment.workloads), model.version.weights_sha256
+            workload = load_workload(model.workload, allowed=owned)
+            weights = deployment.files.fetch(f"{sha256}.safetensors", sha256)
+            network = load_model(workload, weights, sha256, choose_device(workload))
+            check_dry_run(workload, network, policy=methods, owned=owned, tell=tell)
+        with open_ledger(deployment) as session:
+            row = lock_model(session, tenant_id=owner, name=name)
+            set_policy(session, row, [asdict(method) for method in methods], by="operator")
+    except (UnlearningError, WorkerError, Refused, OSError) as error:
+        raise CannotRegister(str(error)) from error
+    return methods
 
 
 def register_subjects(session: Session, workload: Workload, tenant_id: UUID, dataset: str, *, key: bytes) -> None:

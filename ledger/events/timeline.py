@@ -50,6 +50,7 @@ TEXTS: Mapping[str, str] = {
     "model.approvals": "{by} set whether approval is needed: before a job runs: {jobs}; before a version is served: {versions}, "
     "or if it lost more than {utility_drop} points of merit.",
     "model.escalation": "{by} set how its jobs go on: escalate {escalate}, wait for {batch_until_samples} samples.",
+    "model.policy": "{by} set which methods are tried, in this order: {policy}.",
     "version.registered": "Version {version}, trained by the operator, was registered.",
     "version.promoted": "{by} promoted version {version}. It is served in place of version {before}.",
     "version.handed_over": "{connector} has version {version}.",
@@ -249,6 +250,8 @@ def _readable(value: object, *, of: str) -> object:
     """Write the value of a gap as a sentence has it: times to the minute, names without underscores, what is counted."""
     if isinstance(value, str) and of in METHODS:
         return short_method(value)
+    if isinstance(value, list) and of == "policy":
+        return ", ".join(short_method(spec["kind"]) for spec in value)
     if isinstance(value, int) and of in COUNTS:
         return plural(value, COUNTS[of])
     if not isinstance(value, str):

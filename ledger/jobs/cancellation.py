@@ -11,8 +11,9 @@ from ledger.errors import NotFailed, TooLate, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.jobs import count_to_erase, find_job, get_job, samples_of_closed_job
 from ledger.jobs.transitions import advance_job
+from ledger.requests.batching import job_policy
 from ledger.states import LEASED, JobState, Phase, Reason, RequestState
-from ledger.tables import Job, ModelVersion, Target, UnlearnRequest
+from ledger.tables import Job, Model, ModelVersion, Target, UnlearnRequest
 from ledger.tables.samples import job_samples, request_samples
 
 
@@ -47,8 +48,9 @@ def refuse_version(session: Session, job: Job) -> None:
 
 
 def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
-    """Put a failed job back into the queue, with the first method of its policy and all tries.
+    """Put a failed job back into the queue, with all tries, and with its model's policy as it is now, from the first method on.
 
+    A method that its requests named stays the first.
     Requests that were withdrawn or dismissed since are not served by it, and samples that nobody else asked for leave it.
     Raises UnknownJob, NotFailed for a job in another state or without a request that is still owed, and VersionRefused for a job
     whose version was refused.
@@ -60,6 +62,7 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.J
     if session.scalar(select(ModelVersion.id).where(ModelVersion.job_id == job_id)) is not None:
         raise VersionRefused("the version that this job made was refused; submit its requests again")
     _keep_what_is_owed(session, job)
+    policy = job_policy(session.get_one(Model, job.model_id).policy, job.requested_method)
     advance_job(
         session,
         job_id,
@@ -70,8 +73,9 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.J
         retry_at=None,
         furthest_step=0,
         fallback=None,
+        policy=policy,
         policy_index=0,
-        method=job.policy[0],
+        method=policy[0],
         cancel_requested=False,
         phase=Phase.WAITING,
         progress=0.0,

@@ -65,7 +65,10 @@ def register_model(
     )
     model = session.scalars(made).one_or_none()
     if model is None:
-        raise AlreadyRegistered(f"a model named {name!r} is registered already")
+        raise AlreadyRegistered(
+            f"a model named {name!r} is registered already; `expunge register-version` adds retrained weights to it, and `expunge "
+            "policy` changes the methods that it tries"
+        )
     model.training_count += insert_digests(session, training_samples, "model_id", model.id, training)
     seen = select(training_samples.c.digest).where(training_samples.c.model_id == model.id)
     check_registered(session, seen, dataset_id=of_dataset.id)
@@ -108,6 +111,18 @@ def set_escalation(
         row.batch_until_samples = batch_until_samples or None
     data = {"escalate": row.escalate, "batch_until_samples": row.batch_until_samples, "by": by}
     record(session, "model.escalation", data, model_id=row.id)
+    session.flush()
+
+
+def set_policy(session: Session, model: Model, policy: Sequence[Mapping[str, Any]], *, by: str) -> None:
+    """Replace a locked model's policy, the order in which jobs that are opened or retried from now on try the methods.
+
+    Raises ValueError for an empty policy.
+    """
+    if not policy:
+        raise ValueError("a model's policy must name at least one method")
+    model.policy = [dict(spec) for spec in policy]
+    record(session, "model.policy", {"policy": model.policy, "by": by}, model_id=model.id)
     session.flush()
 
 

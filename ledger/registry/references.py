@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.errors import ErasedMeanwhile
-from ledger.registry.models import lock_idle_model
+from ledger.registry.models import lock_idle_model, set_policy
 from ledger.tables import Model, ReferenceSet
 from ledger.tables.samples import erased_samples
 
@@ -62,7 +62,7 @@ def register_references(
         made.on_conflict_do_update(index_elements=["model_id"], set_={**values, "created_at": func.clock_timestamp()})
     )
     if not any(method.get("kind") == MATCHING["kind"] for method in found.policy):
-        found.policy = policy_with_references(found.policy, defaults)
+        set_policy(session, found, policy_with_references(found.policy, defaults), by="operator")
     session.flush()
 
 

@@ -128,7 +128,7 @@ def post_cancel(job_id: UUID, caller: Writer, ledger: Ledger) -> Job:
     "/jobs/{job_id:uuid}:retry", summary="Retry a failed job", responses=problems(401, 403, 404, 409, 422, 503)
 )
 def post_retry(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: Writer, ledger: Ledger) -> Job:
-    """Puts a failed job back into the queue, from the first method of its policy."""
+    """Puts a failed job back into the queue, from the first method of its model's policy as it is now."""
     state = request.app.state
     job = retry_job(ledger, tenant_id=caller.tenant_id, job_id=job_id)
     tasks.add_task(wake, state.broker, state.database, [job.id])

@@ -43,6 +43,7 @@ from unlearning.specs.parsing import (
     Method,
     Spec,
     method_object,
+    method_text,
     parse,
 )
 
@@ -81,5 +82,6 @@ __all__ = [
     "Spec",
     "Stop",
     "method_object",
+    "method_text",
     "parse",
 ]

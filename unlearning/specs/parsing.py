@@ -136,6 +136,22 @@ def method_object(method: str | Mapping[str, object]) -> Mapping[str, object]:
         raise InvalidSpec(f"The method {method!r} is not JSON: {error}") from error
 
 
+def method_text(method: Method) -> str:
+    """Write a method as `method_object` reads it: its name, or JSON with the parameters that are not the defaults."""
+    changed = _changed(method, type(method)())
+    return json.dumps({"kind": method.kind, **changed}) if changed else method.kind
+
+
+def _changed(given: Any, default: Any) -> dict[str, object]:
+    """List the fields of a spec or stop that differ from the default's."""
+    found: dict[str, object] = {}
+    for field in dataclasses.fields(given):
+        value, usual = getattr(given, field.name), getattr(default, field.name)
+        if value != usual:
+            found[field.name] = _changed(value, usual) if isinstance(value, Stop) else value
+    return found
+
+
 def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:
     """Replace the fields of a spec or stop that `data` names. Raises InvalidSpec."""
     fields = [field.name for field in dataclasses.fields(given)]

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
 from expunge.operator.registration import (
+    change_policy,
     default_policies,
     newest_weights,
     read_details,
+    read_policy,
     register_new_version,
     register_workload,
 )
 from expunge.operator.retention import find_purgeable
 from expunge.operator.training import Trained, train_workload
+from ledger.events.timeline import list_model_events
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import get_dataset
 from ledger.registry.models import list_models
@@ -29,6 +32,7 @@ from tests.worker.digits import workload
 from unlearning.data.objectives import regression
 from unlearning.data.workload import Workload
 from unlearning.files import file_sha256
+from unlearning.specs import IEU, Retrain
 from unlearning.storage import save_weights
 
 REFERENCE = "tests.worker.digits:workload"
@@ -145,8 +149,37 @@ def test_a_file_beside_weights_that_training_did_not_write_is_passed_over(
 
 def test_a_name_that_is_taken_is_refused(where: Deployment, trained: Trained) -> None:
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
-    with pytest.raises(CannotRegister, match="registered already"):
+    with pytest.raises(CannotRegister, match="registered already; `expunge register-version`"):
         register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+
+
+def test_a_policy_is_read_and_set_and_the_timeline_records_it(
+    where: Deployment, trained: Trained, sessions: sessionmaker[Session]
+) -> None:
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["ieu"], dry_run=False)
+    assert read_policy(where, name="digits") == (IEU(),)
+    changed = change_policy(where, name="digits", policy=['{"kind": "ieu", "steps": 30}', "retrain"])
+    assert changed == read_policy(where, name="digits") == (IEU(steps=30), Retrain())
+    with sessions.begin() as session:
+        events = list_model_events(session, tenant_id=ensure_tenant(session, "default"), model="digits")
+    assert [event.text for event in events] == ["operator set which methods are tried, in this order: IEU, retrain."]
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "message"),
+    [
+        ("digits", ["ieuu"], "must be one of"),
+        ("digits", ["certified"], "method certified: "),
+        ("letters", ["ieu"], "no model named 'letters'"),
+    ],
+)
+def test_a_policy_that_no_job_could_run_changes_nothing(
+    where: Deployment, trained: Trained, name: str, policy: list[str], message: str
+) -> None:
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
+    with pytest.raises(CannotRegister, match=message):
+        change_policy(where, name=name, policy=policy)
+    assert read_policy(where, name="digits") == (IEU(), Retrain())
 
 
 def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> None:

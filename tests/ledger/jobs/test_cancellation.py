@@ -3,8 +3,10 @@ from datetime import timedelta
 import pytest
 
 from ledger.errors import NotFailed, TooLate
+from ledger.events.timeline import list_model_events
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import release_job, renew_lease
+from ledger.registry.models import lock_model, set_policy
 from ledger.states import JobState, Reason, RequestState
 from tests.ledger.conftest import LEASE, digests, nothing_written
 
@@ -29,6 +31,25 @@ def test_a_waiting_job_is_cancelled_at_once(world):
         assert world.claim(job_id) is None
     with nothing_written(world), pytest.raises(NotFailed, match="this one is cancelled"):
         retry(world, job_id)
+
+
+@pytest.mark.parametrize("asked", [None, {"kind": "ieu"}])
+def test_a_retry_tries_the_models_policy_as_it_is_then(world, asked):
+    claim = world.claim(world.submit(1, method=asked).targets[0].job.id)
+    world.fail(claim, Reason.AUDIT_FAILED)
+    with world.sessions.begin() as session:
+        row = lock_model(session, tenant_id=world.tenant_id, name="small")
+        set_policy(
+            session, row, [{"kind": "matching"}, {"kind": "ieu", "epochs": 2}, {"kind": "retrain"}], by="operator"
+        )
+    assert retry(world, claim.job_id).method == (asked or {"kind": "matching"})
+    following = world.claim(claim.job_id)
+    left = [{"kind": "retrain"}] if asked else [{"kind": "ieu", "epochs": 2}, {"kind": "retrain"}]
+    assert list(following.policy[1:]) == left
+    with world.sessions() as session:
+        (event,) = list_model_events(session, tenant_id=world.tenant_id, model="small")
+    assert event.text == "operator set which methods are tried, in this order: matching, IEU, retrain."
+    assert event.data["policy"][1] == {"kind": "ieu", "epochs": 2}
 
 
 def test_a_running_job_is_cancelled_by_its_worker(world):

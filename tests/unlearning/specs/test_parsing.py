@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import typing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -15,10 +15,14 @@ from unlearning.specs import (
     BASELINES,
     DEFAULT_POLICY,
     DEFAULT_WITH_REFERENCES,
+    LTU,
     PRODUCTION,
     SPECS,
-    Spec,
+    Method,
+    Retrain,
     Stop,
+    method_object,
+    method_text,
     parse,
 )
 
@@ -55,8 +59,15 @@ def specs_of(cls: type) -> st.SearchStrategy[object]:
 
 
 @given(st.one_of([specs_of(cls) for cls in PRODUCTION.values()]))
-def test_what_is_written_is_read_back_the_same(spec: Spec) -> None:
+def test_what_is_written_is_read_back_the_same(spec: Method) -> None:
     assert parse(json.loads(json.dumps(asdict(spec)))) == spec
+    assert parse(method_object(method_text(spec))) == spec
+
+
+def test_a_methods_text_has_what_differs_from_the_defaults_alone() -> None:
+    assert method_text(Retrain()) == "retrain"
+    changed = LTU(steps=41, stop=replace(LTU().stop, tolerance=2.0))
+    assert method_text(changed) == '{"kind": "ltu", "steps": 41, "stop": {"tolerance": 2.0}}'
 
 
 @given(
