@@ -50,7 +50,7 @@ POLL_SECONDS = "5"
 IdempotencyKey = Annotated[
     Token | None,
     Header(
-        description="Any unique string of yours. The same key with the same body gives the first answer again, for 30 days.",
+        description="A unique string of yours. For 30 days the same key with the same body gives the same request, as it is then.",
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),
 ]

@@ -110,6 +110,8 @@ def _text(line: bytes) -> str | None:
 def _json(line: bytes, *, field: str) -> str:
     value = parse(line)
     value = value.get(field) if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise InvalidSampleID('is a number; write it as a string, such as "7"')
     if not isinstance(value, str):
         raise ValueError("no string")
     return check_sample_id(value)

@@ -13,6 +13,7 @@ from ledger.tables import Job, UnlearnRequest, WebhookDelivery
 from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sample_id
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+_OFFSET_AFTER_BLANK = re.compile(_DATE_AND_TIME.pattern + r"[\d:.]* \d\d:?\d\d")
 
 _WITHOUT_CONTROL, _WITHOUT_NUL = r"^[^\x00-\x1f\x7f]+$", r"^[^\x00]*$"
 _PRINTABLE, _SHA256 = r"^[\x21-\x7e]+$", "^[0-9a-f]{64}$"
@@ -25,11 +26,13 @@ Text = Annotated[str, StringConstraints(max_length=2000, pattern=_WITHOUT_NUL)]
 
 
 def _require_rfc3339(value: object) -> object:
-    """Refuse a number, which pydantic would read as seconds since 1970."""
+    """Refuse a number, which pydantic would read as seconds since 1970, and a + that a query has made a blank."""
     if isinstance(value, datetime):  # from another body, not from JSON
         return value
     if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
         raise ValueError("must be a datetime of RFC 3339 with an offset, as in 2026-01-31T09:00:00Z")
+    if _OFFSET_AFTER_BLANK.fullmatch(value):
+        raise ValueError("has a blank in place of its offset's sign; in a query write + as %2B")
     return value
 
 

@@ -3,7 +3,7 @@
 ServiceError
 ├── ScopeMissing           the caller's: the key is good, but lacks the scope
 ├── InvalidQuery           the caller's: the query has a parameter that the route does not take, or one twice
-├── UnsupportedMediaType   the caller's: the body is not declared as JSON
+├── UnsupportedMediaType   the caller's: the body is not declared as JSON, or as what an upload takes
 ├── BodyError              the caller's, found while the body is read
 │   ├── BodyTooLarge       more bytes than the operator allows
 │   ├── BodyStalled        it does not arrive
@@ -47,6 +47,9 @@ MAX_FAULTS = 20
 UPLOADS = {"sample_ids": "POST /uploads", "subjects": "POST /uploads/subjects"}
 """Lists in a body of which a longer one is uploaded."""
 
+IDS = frozenset({"sample_ids", "subjects", "sample_id", "subject"})
+"""Fields of a body with IDs of samples or people, which are strings also where a data set counts them."""
+
 _FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
 
 
@@ -70,7 +73,7 @@ class InvalidQuery(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body's Content-Type is not JSON."""
+    """The body's Content-Type is not one that the call takes."""
 
 
 class BodyError(ServiceError, FastAPIError):
@@ -203,7 +206,9 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     InvalidQuery: INVALID,
     BodyStalled: ProblemType("body-stalled", 408, "The body does not arrive"),
     BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
-    UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
+    UnsupportedMediaType: ProblemType(
+        "unsupported-media-type", 415, "The body has another media type than the call takes"
+    ),
     InvalidLine: ProblemType("invalid-line", 422, "A line is not a sample ID"),
     errors.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
     errors.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
@@ -332,9 +337,11 @@ HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
 
 
 def _invalid(request: Request, faults: Sequence[Mapping[str, Any]]) -> Response:
-    detail = f"{len(faults)} faults" if len(faults) > 1 else "One fault"
+    detail = f"{len(faults)} faults" if len(faults) > 1 else "one fault"
     detail += f", of which the first {MAX_FAULTS} are listed." if len(faults) > MAX_FAULTS else "; see errors."
-    return _problem(INVALID, detail, errors=faults_of(faults, known=_body_fields(request)))
+    if any(isinstance(fault["loc"][-1], int) for fault in faults):  # 100,000 faults would cost a second
+        detail = f"At least {detail} Of a list, what follows its first fault may not have been checked."
+    return _problem(INVALID, _sentence(detail), errors=faults_of(faults, known=_body_fields(request)))
 
 
 def unexpected() -> Response:
@@ -378,6 +385,8 @@ def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if error["type"] in ("model_attributes_type", "dict_type"):
         return "Must be a JSON object."
     name, context = str(error["loc"][-1]), error.get("ctx", {})
+    if error["type"] == "string_type" and IDS.intersection(error["loc"]):
+        return 'Must be a string: the ID 7, for example, is written "7".'
     if error["type"] == "string_pattern_mismatch" and context.get("pattern") in PATTERN_RULES:
         return _sentence(PATTERN_RULES[context["pattern"]])
     if error["type"] == "too_long" and name in UPLOADS:

@@ -49,7 +49,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("nobody", {"subjects": []}, "/subjects", "1 or more"),
     ("too many people", {"subjects": ["s"] * 100_001}, "/subjects", "100,000"),
     ("people who are one string", {"subjects": SECRET}, "/subjects", "list"),
-    ("a person who is a number", {"subjects": [SECRET, 4711]}, "/subjects/1", "string"),
+    ("a person who is a number", {"subjects": [SECRET, 4711]}, "/subjects/1", 'written "7"'),
     ("a person who is empty", {"subjects": [""]}, "/subjects/0", "at least 1"),
     ("a person who is blank", {"subjects": ["ann", " "]}, "/subjects/1", "subject begins or ends with a blank"),
     ("a person who is very long", {"subjects": [SECRET * 100]}, "/subjects/0", "at most 200"),
@@ -59,7 +59,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("too many samples", GOOD | {"sample_ids": ["s"] * 100_001}, "/sample_ids", "100,000"),
     ("samples that are one string", GOOD | {"sample_ids": SECRET}, "/sample_ids", "list"),
     ("samples that are an object", GOOD | {"sample_ids": {SECRET: 1}}, "/sample_ids", "list"),
-    ("a sample that is a number", GOOD | {"sample_ids": [SECRET, 4711]}, "/sample_ids/1", "string"),
+    ("a sample that is a number", GOOD | {"sample_ids": [SECRET, 4711]}, "/sample_ids/1", 'written "7"'),
     ("a sample that is empty", GOOD | {"sample_ids": [""]}, "/sample_ids/0", "at least 1"),
     ("a sample that is very long", GOOD | {"sample_ids": [SECRET * 100]}, "/sample_ids/0", "at most 200"),
     ("a sample that is no text", GOOD | {"sample_ids": ["\ud800"]}, "/sample_ids/0", "unicode"),
@@ -73,6 +73,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("a time without a zone", GOOD | {"received_at": "2026-01-01T00:00:00"}, "/received_at", "timezone"),
     ("a time that is none", GOOD | {"received_at": SECRET}, "/received_at", "datetime"),
     ("a time that is a number", GOOD | {"received_at": 1_700_000_000}, "/received_at", "RFC 3339"),
+    ("a time without its sign", GOOD | {"received_at": "2026-01-31T09:00:00.5 01:00"}, "/received_at", "%2B"),
     ("a time in the future", GOOD | {"received_at": "2999-01-01T00:00:00Z"}, "/received_at", "future"),
     ("the last time there is", GOOD | {"received_at": "9999-12-31T23:59:59-12:00"}, "/received_at", "future"),
     ("a time long ago", GOOD | {"received_at": "0001-01-01T00:00:00+14:00"}, "/received_at", "2000"),
@@ -116,6 +117,24 @@ def test_a_wrong_body_is_refused_with_where_it_is_wrong_and_what_would_be_right(
         assert pointer in [fault["pointer"] for fault in problem["errors"]], (what, problem)
         assert words in str(problem["errors"]), (what, problem)
     assert rows(sessions) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "detail"),
+    [
+        ({"reason": 1}, "One fault; see errors."),
+        ({"reason": 1, "external_id": 2}, "2 faults; see errors."),
+        (
+            {"sample_ids": [7, 8]},
+            "At least one fault; see errors. Of a list, what follows its first fault may not have been checked.",
+        ),
+    ],
+)
+def test_a_problem_says_how_many_faults_there_are(
+    serve: Serve, site: Site, wrong: dict[str, object], detail: str
+) -> None:
+    """Lists are checked up to their first fault: a hundred thousand of them would cost a second, and lists name twenty."""
+    assert serve(key=site.admin).post("/unlearn-requests", json=GOOD | wrong).json()["detail"] == detail
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,10 @@ def test_requests_are_listed_in_pages_with_filters(serve: Serve, site: Site) -> 
     assert count(state="completed") == 0
     assert count(model="triage") == 5
     assert count(due_before="2020-01-01T00:00:00Z") == 0
+    assert count(due_before="2020-01-01T00:00:00+01:00") == 0  # httpx writes %2B
+    (fault,) = client.get("/unlearn-requests?due_before=2020-01-01T00:00:00+01:00").json()["errors"]
+    assert (fault["in"], fault["name"]) == ("query", "due_before")
+    assert "%2B" in fault["detail"]
 
 
 def test_an_open_request_says_when_to_ask_again(serve: Serve, site: Site) -> None:

@@ -74,10 +74,13 @@ def test_what_cannot_be_read_keeps_nothing(serve: Serve, site: Site, sessions: s
         (b"\n\n", {}, 422, "refused"),
         (b"sample-1", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
         (b"sample-1", {"Content-Type": "application/x-ndjson"}, 422, "invalid-line"),
+        (b'"sample-1"\n4711', {"Content-Type": "application/x-ndjson"}, 422, "invalid-line"),
     ):
         answer = upload(client, body, **headers)
         assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (status, slug)
         assert "sample-1" not in answer.text
+        assert "must be JSON" not in answer.text
+    assert answer.json()["detail"] == 'The sample ID on line 2 is a number; write it as a string, such as "7".'
     assert client.post("/uploads", params={"dataset": "x"}, content=b"a", headers=PLAIN).status_code == 404
     assert (rows(sessions, "uploaded_manifests"), rows(sessions, "uploaded_samples")) == (0, 0)
 

@@ -32,9 +32,9 @@ def error(kind: str, *loc: str | int, message: str = "Wrong", **context: object)
 
 
 def test_a_place_in_the_body_is_a_json_pointer() -> None:
-    (fault,) = faults_of([error("string_type", "body", "sample_ids", 3)])
+    (fault,) = faults_of([error("string_type", "body", "models", 3)])
 
-    assert fault == {"pointer": "/sample_ids/3", "detail": "Wrong."}
+    assert fault == {"pointer": "/models/3", "detail": "Wrong."}
 
 
 def test_a_field_of_a_method_has_its_own_pointer() -> None:
