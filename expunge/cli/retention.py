@@ -1,5 +1,6 @@
 """The commands that show and delete what a deployment keeps, and the one that goes on after a restore."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from expunge.cli.console import DataDir, SampleID, Tenant, ask_for_whom, notes, out, print_table
+from expunge.stack.folder import Folder, default_folder
 
 if TYPE_CHECKING:
     from expunge.operator.retention import Purged
@@ -111,9 +113,13 @@ def purge(
         table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
     for path in purgeable.unused_files:
         table.add_row("–", "–", "–", f"{path} (no version needs it)")
-    print_table(table)
+    if purgeable.versions or purgeable.unused_files:
+        print_table(table)
+        advice = "Nothing was deleted. Run again with --yes to delete these files."
+    else:
+        advice = "There is nothing to delete."
     if not yes:
-        notes.print("Nothing was deleted. Run again with --yes to delete these files.")
+        notes.print(advice)
         return
     deleted = retention.purge(deployment, purgeable, older_than=age)
     notes.print(deleted.outcome, markup=False, highlight=False)
@@ -162,17 +168,21 @@ def restore(
 ) -> None:
     """Go on with a database that was restored from a backup: give the log a new name, because it lacks what came after the backup.
 
-    Run it once after each restore, before the workers start. Auditors were shown entries that the backup lacks; under its old name
-    the log would fork, and workers refuse to sign it.
+    Run it once after each restore, before the workers start; for the stack of `expunge up`, while it is stopped. Auditors were
+    shown entries that the backup lacks; under its old name the log would fork, and workers refuse to sign it.
     """
-    from expunge.operator.deployment import find_deployment
+    from expunge.operator.deployment import find_deployment, read_deployment_settings
     from expunge.operator.retention import begin_restored_log
+    from expunge.stack.stack import run_database
 
-    deployment = find_deployment(data_dir)
+    folder, url = data_dir or default_folder(), read_deployment_settings(data_dir).database_url
+    is_stopped = url is None and Folder(folder).postgres.exists()
+    database = run_database(folder) if is_stopped else nullcontext(url or find_deployment(data_dir).database_url)
     question = "Was the database restored from a backup? The log gets a new name, and the auditors must know it."
     if not (yes or typer.confirm(question, err=True)):
         raise typer.Exit(1)
-    restored = begin_restored_log(deployment.database_url)
+    with database as database_url:
+        restored = begin_restored_log(database_url)
     for line in (
         f"The log {restored.before.origin} ended with {restored.before.size} entries.",
         f"It goes on as {restored.after.origin}. Tell the auditors: expunge check-log --after-restore",

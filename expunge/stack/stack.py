@@ -189,6 +189,19 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
         yield Stack(folder, settings, key, children)
 
 
+@contextmanager
+def run_database(data_dir: Path) -> Iterator[str]:
+    """Run the PostgreSQL of a stopped stack alone, with the newest schema, and yield its URL. Raises StackError."""
+    children: list[Child] = []
+    with lock_folder(data_dir) as folder, postgres(folder) as (program, url):
+        try:
+            start_all([program], children)
+            migrate(url)
+            yield url
+        finally:
+            stop_all(children)
+
+
 def service_environment(folder: Folder, settings: StackSettings, more: Mapping[str, str]) -> dict[str, str]:
     """Build the environment of the API, the worker and the beat, without the signing keys, which are the worker's alone."""
     return {

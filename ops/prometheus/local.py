@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import make_url
 
 from expunge.stack.broker import free_port
-from expunge.stack.folder import StackSettings, default_folder, read_stack_settings
+from expunge.stack.folder import StackSettings, chosen_folder, read_stack_settings
 from expunge.stack.process import Program, await_ready, start, stop
 
 HERE = Path(__file__).parent
@@ -152,7 +152,9 @@ def _running(
 def main() -> None:
     """Scrape the stack that runs on a data folder, until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, default=default_folder())
+    parser.add_argument(
+        "--data-dir", type=Path, default=chosen_folder(), help="default: as expunge finds it, by EXPUNGE_DATA first"
+    )
     settings = read_stack_settings(parser.parse_args().data_dir)
     if settings is None:
         raise SystemExit("No stack runs there: start one with `make run`, or name its folder with --data-dir.")

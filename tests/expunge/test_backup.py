@@ -12,23 +12,28 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
+from typer.testing import CliRunner
 
 from expunge import client
+from expunge.cli.main import app
 from expunge.operator.deployment import Deployment, DeploymentSettings, open_database
 from expunge.operator.doctor import examine
 from expunge.operator.keys import create_api_key, create_signing_key
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import begin_restored_log
 from expunge.operator.training import train_workload
+from expunge.stack.folder import Folder
 from expunge.stack.postgres import binaries
+from expunge.stack.stack import run_database
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.tables import Base
+from ledger.transparency.log import tree_head
 from service.app import create_app
 from service.settings import Settings as ServiceSettings
 from tests.fixtures.registration import RETRAINED
-from tests.service.conftest import NOWHERE, served
+from tests.service.conftest import NOWHERE, served, set_up
 from tests.worker import digits
 from unlearning.files import file_sha256
 from verifier.checking import verify_files
@@ -140,6 +145,37 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     with open_database(blank_database_url) as restored, restored.begin() as session:
         assert ask(session, known[:1]) is None
         assert ask(session, known[80:81]) is not None
+
+
+def test_the_copied_folder_of_a_stopped_stack_goes_on_under_a_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack that has been stopped is copied, goes on, and is lost; PostgreSQL's folder has the owner that it had."""
+    for name in ("DATABASE_URL", "EXPUNGE_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    folder = Folder(tmp_path / "data")
+
+    def log_a_site(name: str) -> None:
+        with (
+            run_database(folder.root) as url,
+            open_database(url) as sessions,
+            sessions.begin() as session,
+        ):
+            set_up(session, name)
+
+    log_a_site("clinic")
+    subprocess.run(["cp", "-a", folder.postgres, tmp_path / "postgres.backup"], check=True)
+    log_a_site("bank")
+    shutil.rmtree(folder.postgres)
+    subprocess.run(["cp", "-a", tmp_path / "postgres.backup", folder.postgres], check=True)
+
+    found = CliRunner().invoke(app, ["restore", "--yes", "--data-dir", str(folder.root)])
+
+    assert found.exit_code == 0, found.output
+    assert "ended with 1 entries." in found.output
+    with run_database(folder.root) as url, open_database(url) as sessions, sessions.begin() as session:
+        assert tree_head(session).origin in found.output
+        assert tree_head(session).size == 2
 
 
 def read_and_verify(database_url: str, api_key: str, job_id: UUID, *, sample: str, storage: Path, folder: Path) -> None:

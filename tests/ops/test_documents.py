@@ -1,4 +1,4 @@
-"""What the pages say about commands, targets and metrics is true. Links inside docs/ and generated tables: `make check`."""
+"""What the pages say about commands, targets and metrics is true. Generated tables, and links in MkDocs: `make check`."""
 
 import re
 from pathlib import Path
@@ -26,8 +26,8 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
-def test_every_link_of_the_pages_outside_docs_leads_somewhere(document: Path) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere_on_github(document: Path) -> None:
     text = without_code(document.read_text())
     links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
     for link in links:
@@ -65,6 +65,14 @@ def test_every_expunge_command_and_option_exists(document: Path) -> None:
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_shell_takes_a_part_of_an_address_for_a_modifier(document: Path) -> None:
+    """In zsh "$JOB:cancel" is JOB changed by :c, and "ancel"; "${JOB}:cancel" is the same in every shell."""
+    blocks = re.findall(r"^ *```(?:sh|console|text)\n(.*?)^ *```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+    assert re.findall(r"\$\w+:[A-Za-z]\w*", "\n".join(blocks)) == []
 
 
 def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:

@@ -1,9 +1,12 @@
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
+from ops.prometheus import local
 from tests.ops.files import DASHBOARDS, ROOT, filled, queries, read_yaml, rules
 
 FOLDER = ROOT / "ops/prometheus"
@@ -48,3 +51,15 @@ def test_every_alert_has_its_entry_in_the_runbook() -> None:
     for name, rule in rules("alert").items():
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
         assert rule["labels"]["severity"] in {"warning", "critical"}
+
+
+def test_the_local_prometheus_finds_the_stack_as_the_commands_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(local, "read_stack_settings", asked.append)
+    monkeypatch.setattr(sys, "argv", ["local"])
+    monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="No stack runs there"):
+        local.main()
+    assert asked == [tmp_path]

@@ -114,6 +114,27 @@ def test_a_file_that_no_version_names_is_deleted_when_it_is_a_day_old(deployment
     assert names(deployment) == {f"{weights.sha256}.safetensors"}
 
 
+def use(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands find the deployment."""
+    for name, value in (("DATABASE_URL", deployment.database_url), ("EXPUNGE_STORAGE", str(deployment.storage))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", bytes(32).hex())
+
+
+def test_a_purge_says_whether_there_is_anything_to_delete(
+    deployment: Deployment, weights: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(deployment, monkeypatch)
+    found = CliRunner().invoke(app, ["purge"])
+    assert (found.exit_code, found.output) == (0, "There is nothing to delete.\n")
+    unused = deployment.storage / f"{'0' * 64}.safetensors"
+    unused.write_bytes(b"")
+    make_old(unused)
+    found = CliRunner().invoke(app, ["purge"])
+    assert "Run again with --yes" in found.output
+    assert unused.name in found.output
+
+
 def test_a_file_that_the_storage_does_not_let_go_keeps_no_other_one(
     deployment: Deployment, weights: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,9 +150,7 @@ def test_a_file_that_the_storage_does_not_let_go_keeps_no_other_one(
         return delete(self, name)
 
     monkeypatch.setattr(LocalFolder, "delete", hold)
-    for name, value in (("DATABASE_URL", deployment.database_url), ("EXPUNGE_STORAGE", str(deployment.storage))):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", bytes(32).hex())
+    use(deployment, monkeypatch)
     found = CliRunner().invoke(app, ["purge", "--yes"])
     assert found.exit_code == 1
     assert f"Not deleted: 1 of 2 versions of {unused[0]}" in " ".join(found.output.split())
