@@ -45,20 +45,21 @@ DEFAULT_WAIT = 1.0
 """Seconds between two polls where the service names none."""
 
 
-def connect(url: str, key: str) -> httpx.Client:
-    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`. A proxy is not asked for this machine.
+def connect(url: str, key: str | None) -> httpx.Client:
+    """Open a client for the API at `url`; without a key, for the calls that need none. Close it, or use it in a `with`.
 
-    Raises ServiceUnreachable for what is no address, and ServiceError for what is no key.
+    A proxy is not asked for this machine. Raises ServiceUnreachable for what is no address, and ServiceError for what is no key.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise ServiceUnreachable(f"{url!r} is no address of the API; it begins with http:// or https://.")
-    if not KEY.fullmatch(key):
+    if key is not None and not KEY.fullmatch(key):
         raise ServiceError(
             "The API key has a character that no key has, such as a blank or a line's end. Copy it again."
         )
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     direct: dict[str, httpx.BaseTransport | None] = dict.fromkeys(LOOPBACK)
     try:
-        return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, mounts=direct)
+        return httpx.Client(base_url=url, headers=headers, timeout=30, mounts=direct)
     except (httpx.InvalidURL, ValueError, ImportError) as error:
         raise ServiceUnreachable(
             f"{url!r} cannot be called: {str(error).rstrip('.')}. Mend the address, or the proxy that the environment names."

@@ -15,7 +15,7 @@ import typer
 
 from expunge import client
 from expunge.cli.caller import open_client
-from expunge.cli.console import Key, Url, out
+from expunge.cli.console import Url, ask_for_key, out
 from expunge.errors import LogNotProven
 from unlearning.files import write_atomically
 from verifier.checking import format_outcome, verify_files
@@ -71,7 +71,6 @@ def verify(
 
 
 def check_log(
-    key: Key,
     signed_by: Annotated[
         Path,
         typer.Option(exists=True, dir_okay=False, help="A public signing key (PEM), or the JSON of GET /keys."),
@@ -99,9 +98,20 @@ def check_log(
         ),
     ] = False,
     whole: Annotated[bool, typer.Option("--whole", help="Read all entries and compute the root from them.")] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            envvar="EXPUNGE_API_KEY",
+            help="An API key with reports:read, which --whole and --after-restore need: they read the entries.",
+            show_default=False,
+        ),
+    ] = None,
     url: Url = None,
 ) -> None:
     """Check that the service's log has only grown since the last checkpoint seen. Status 1 if this is not proven."""
+    if key is None and (whole or after_restore):
+        key = ask_for_key()
     try:
         with open_client(url, key) as http:
             trusted = read_keys(signed_by.read_bytes())

@@ -39,8 +39,8 @@ MAX_INLINE_IDS = 100_000
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
 
-def open_client(url: str | None, key: str) -> httpx.Client:
-    """Connect to the API at `url`, or to the stack that runs on this machine."""
+def open_client(url: str | None, key: str | None) -> httpx.Client:
+    """Connect to the API at `url`, or to the stack that runs on this machine; without a key, for the calls that need none."""
     running = None if url else read_stack_settings(chosen_folder())
     return client.connect(url or (running.api_url if running else "http://127.0.0.1:8000"), key)
 

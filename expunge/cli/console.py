@@ -166,6 +166,13 @@ def has_terminal() -> bool:
         return False
 
 
+def ask_for_key() -> str:
+    """Prompt for an API key. Raises BadParameter where nobody can be asked."""
+    if not has_terminal():
+        raise typer.BadParameter("Give an API key with --key or EXPUNGE_API_KEY.")
+    return str(typer.prompt("API key", hide_input=True, err=True))
+
+
 def ask_for_whom(sample_id: str | None, *, subject: bool) -> tuple[str | None, str | None]:
     """Return the sample ID or the subject that a command is about, and None for the other; prompt for what is not given.
 

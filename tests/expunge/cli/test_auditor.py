@@ -10,8 +10,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
+from typer.testing import CliRunner
 
+from expunge.cli import console
 from expunge.cli.auditor import check_log, fetch_leaves, prove_growth
+from expunge.cli.main import app
 from expunge.errors import LogNotProven
 from ledger.transparency.log import LogKind, begin_new_origin, newest_checkpoint, prove_entry, sign_checkpoint
 from service.app import create_app
@@ -74,6 +77,24 @@ def test_growth_is_accepted_and_a_changed_past_is_not(
     with not_proven(Mismatch):
         check_log(**given)
     assert state.read_bytes() == kept
+
+
+def test_a_key_is_needed_only_to_read_the_entries(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
+    state = tmp_path / "checkpoint.txt"
+    key = grow(sessions, "clinic")
+    given = ["check-log", "--url", address, "--signed-by", str(tmp_path / "key.pem"), "--state", str(state)]
+    for tenant in ("bank", "school"):  # the second asks for a consistency proof
+        assert CliRunner().invoke(app, given).exit_code == 0
+        grow(sessions, tenant)
+    monkeypatch.delenv("EXPUNGE_API_KEY", raising=False)
+    monkeypatch.setattr(console, "has_terminal", lambda: False)
+    refused = CliRunner().invoke(app, [*given, "--whole"])
+    assert refused.exit_code == 2
+    assert "EXPUNGE_API_KEY" in refused.output
+    assert CliRunner().invoke(app, [*given, "--whole", "--key", key]).exit_code == 0
 
 
 def test_what_another_was_shown_is_of_the_same_log_or_refused(
