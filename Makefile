@@ -60,7 +60,7 @@ test: $(STAMP)
 	@command -v fides > /dev/null || echo "Left out: the check of the template for Fides with its own classes, because fides is not installed (docs/integrations/fides.md says how)."
 	@command -v mlflow > /dev/null || echo "Left out: the tests of the model registry, because mlflow is not installed (docs/integrations/mlflow.md says how)."
 	@command -v model_signing > /dev/null || echo "Left out: the check of signed weights by other software, because model-signing is not installed (docs/integrations/model-signing.md says how)."
-	@$(BIN)/python -c "import transformers" 2> /dev/null || echo "Left out: the tests of Hugging Face language models, because transformers is not installed (docs/bring-your-own-model.md says how)."
+	@$(BIN)/python -c "import transformers" 2> /dev/null || echo "Left out: the tests of Hugging Face language models, because transformers is not installed (docs/models-and-data.md says how)."
 	@command -v mlserver > /dev/null || echo "Left out: the tests of a real model server, and of all systems together, because mlserver is not installed (docs/integrations/model-servers.md says how)."
 	@$(BIN)/python -c "import pyarrow" 2> /dev/null || echo "Left out: the tests of Parquet files, because pyarrow is not installed (pip install 'expunge[parquet]')."
 	@$(BIN)/python -c "import importlib.util; raise SystemExit(not importlib.util.find_spec('peft'))" || echo "Left out: the tests of LoRA adapters, because peft is not installed (pip install peft)."

@@ -5,7 +5,7 @@
     EXPUNGE_LM_LORA     rank of the adapter; without it all weights are fine-tuned
 
 The original script trains the base model on all texts. What it needs for Expunge is marked. `transformers`, and for LoRA `peft`,
-are installed where the worker runs (docs/bring-your-own-model.md). Nothing is fetched from a hub.
+are installed where the worker runs (docs/models-and-data.md). Nothing is fetched from a hub.
 
 `python -m examples.hugging_face` trains as the company did before, and saves the weights.
 """

@@ -39,7 +39,7 @@ def write_texts(path: Path, content: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small GPT-2 with a tokenizer of words, as `save_pretrained` writes them."""
-    pytest.importorskip("transformers", reason="transformers is not installed (docs/bring-your-own-model.md says how)")
+    pytest.importorskip("transformers", reason="transformers is not installed (docs/models-and-data.md says how)")
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -102,7 +102,7 @@ def test_one_authors_texts_are_erased(
     rank: int | None, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if rank is not None:
-        pytest.importorskip("peft", reason="peft is not installed (docs/bring-your-own-model.md says how)")
+        pytest.importorskip("peft", reason="peft is not installed (docs/models-and-data.md says how)")
         monkeypatch.setenv("EXPUNGE_LM_LORA", str(rank))
     made = hugging_face.workload()
     model = trained(made)

@@ -1,4 +1,4 @@
-"""The Python of docs/bring-your-own-model.md, run as it stands there: trained, registered, and one request served."""
+"""The Python of docs/bring-your-own-model.md and docs/models-and-data.md, run as it stands there, to an erasure."""
 
 import importlib.util
 import re
@@ -34,13 +34,13 @@ from worker.run import run_job
 from worker.settings import Settings
 
 KEY = bytes(32)
-DOCUMENT = (ROOT / "docs/bring-your-own-model.md").read_text()
+DOCUMENTS = "".join((ROOT / "docs" / name).read_text() for name in ("bring-your-own-model.md", "models-and-data.md"))
 
 
 @pytest.fixture
 def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The document's modules as a package that can be imported, in a folder of their own."""
-    blocks = re.findall(r"^```python\n(# (acme/\w+\.py)\n.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+    """The documents' modules as a package that can be imported, in a folder of their own."""
+    blocks = re.findall(r"^```python\n(# (acme/\w+\.py)\n.*?)^```", DOCUMENTS, flags=re.MULTILINE | re.DOTALL)
     for code, name in blocks:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code)
