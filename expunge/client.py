@@ -336,7 +336,7 @@ def cancel_job(client: httpx.Client, job_id: UUID) -> Job:
 
 
 def retry_job(client: httpx.Client, job_id: UUID) -> Job:
-    """Try a failed job again, from its policy's first method."""
+    """Try a failed job again, from the first method of its model's policy as it is now."""
     return _post(client, Job, f"/jobs/{job_id}:retry")
 
 
