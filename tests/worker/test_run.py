@@ -243,6 +243,7 @@ def test_fallbacks_follow_as_far_as_was_requested(
     reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
     found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
     result = SimpleNamespace(findings=SimpleNamespace(verdict=found))
+    inputs = SimpleNamespace(tested_by_references=False)
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
     monkeypatch.setattr(running, "escalate", lambda *_, **__: following.append(policy[tried + 1]["kind"]))
@@ -252,12 +253,10 @@ def test_fallbacks_follow_as_far_as_was_requested(
     published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and stops)
     if stops and not published:
         with pytest.raises(AuditFailed, match=f"{policy[tried]['kind']}.*So it is"):
-            running.run_method_of_policy(reporter, SimpleNamespace(references=None), plan=None)
+            running.run_method_of_policy(reporter, inputs, plan=None)
         return
 
-    assert running.run_method_of_policy(reporter, SimpleNamespace(references=None), plan=None) is (
-        result if published else None
-    )
+    assert running.run_method_of_policy(reporter, inputs, plan=None) is (result if published else None)
     assert following == ([] if published else [policy[tried + 1]["kind"]])
 
 
