@@ -1,7 +1,6 @@
 """The operator's commands. They run code that the operator names and write to the database; none goes over HTTP."""
 
 import os
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -364,7 +363,7 @@ def policy(
 
 
 def print_note(note: str) -> None:
-    """Print a dry run's note on what works, but less well than it could."""
+    """Print what an operator should know: of what works less well than it could, or of what is waited for."""
     notes.print(note, style="yellow", markup=False, highlight=False)
 
 
@@ -396,7 +395,7 @@ def references(
 
     deployment = find_deployment(data_dir)
 
-    from expunge.operator.references import IDLE_POLL_SECONDS, prepare_model  # only now: it imports torch
+    from expunge.operator.references import prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
     from unlearning.audit.reference_test import LEAST_HELD_OUT
     from unlearning.specs.references import ReferencePlan
@@ -425,13 +424,6 @@ def references(
         return agreed
 
     task = display.add_task("Training reference models", total=plan.trainings)
-    waited_for = set[str]()
-
-    def wait(why: str) -> None:
-        if why not in waited_for:
-            notes.print(why, highlight=False, markup=False)
-        waited_for.add(why)
-        time.sleep(IDLE_POLL_SECONDS)
 
     try:
         made = prepare_model(
@@ -444,7 +436,7 @@ def references(
             launch=plan_processes(processes, CannotPrepare),
             agree=agree,
             show=lambda progress: show_references(display, task, progress),
-            wait=wait,
+            tell=print_note,
         )
     finally:
         display.stop()

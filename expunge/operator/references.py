@@ -126,7 +126,7 @@ def prepare_model(
     launch: Launch | None = None,
     agree: Callable[[PreparationCost], bool] = lambda cost: True,
     show: Callable[[Progress], None] = lambda progress: None,
-    wait: Callable[[str], None] = lambda why: time.sleep(IDLE_POLL_SECONDS),
+    tell: Callable[[str], object] = lambda why: None,
 ) -> Prepared | None:
     """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
 
@@ -134,7 +134,7 @@ def prepare_model(
     Nothing else in the folder is touched. launch: how several processes are started that train; None to train in this one.
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
     goes on from its last finished model. Samples that the model has unlearned are left out, also those of jobs that end meanwhile.
-    wait: called again and again with the reason while a job holds the model, before the predictions are registered.
+    tell: called with the reason if the registration has to wait for a job that holds the model.
     Raises CannotPrepare with the reason, also if the storage cannot be written to, which is tried before anything is trained.
     """
     try:
@@ -189,7 +189,7 @@ def prepare_model(
             model=name,
             details=details,
             defaults=default_policies(workload),
-            wait=wait,
+            tell=tell,
         )
         # Only now: a full disk at the last moment must not cost the trainings. `prepared` is the operator's own folder.
         for done in (preparation_folder(workload, plan, seed=seed, folder=folder), own):
@@ -211,38 +211,43 @@ def register_when_idle(
     model: str,
     details: Mapping[str, Any],
     defaults: DefaultPolicies,
-    wait: Callable[[str], None],
+    tell: Callable[[str], object],
 ) -> tuple[str, int]:
     """Store and register the predictions without rows of samples that were erased meanwhile; return the file's name and its rows.
 
-    While a job holds the model, which may erase more, `wait` is called with the reason, again and again.
+    It waits while a job holds the model, which may erase more, and `tell` is called with the reason. The file is written anew only
+    if samples were erased since; the one before knows them, and is deleted.
     """
-    superseded = None
+    left_out, file, reason = frozenset[bytes](), None, ""
     while True:
         with open_ledger(deployment) as session:
             erased = list_erased(session, tenant_id=tenant_id, model=model)
-        kept = references.without(set(erased))
-        stored, sha256 = deployment.files.put(to_bytes(kept))
-        if superseded not in (None, stored):
-            deployment.files.delete(superseded)
+        if file is None or erased != left_out:
+            outdated, left_out, kept = file, erased, references.without(set(erased))
+            name, sha256 = deployment.files.put(to_bytes(kept))
+            file = ReferenceFile(sha256=sha256, path=name)
+            if outdated not in (None, file):
+                deployment.files.delete(outdated.path)
         try:
             with open_ledger(deployment) as session:
                 register_references(
                     session,
                     tenant_id=tenant_id,
                     model=model,
-                    file=ReferenceFile(sha256=sha256, path=stored),
+                    file=file,
                     details=details,
                     defaults=defaults,
-                    erased=erased,
+                    erased=left_out,
                 )
         except ErasedMeanwhile:
-            superseded = stored
+            continue
         except ModelBusy as busy:
-            superseded = stored
-            wait(f"{busy}. The references are registered then.")
+            if str(busy) != reason:
+                reason = str(busy)
+                tell(f"{reason}. The references are registered then.")
+            time.sleep(IDLE_POLL_SECONDS)
         else:
-            return stored, len(kept)
+            return file.path, len(kept)
 
 
 def measure_power(

@@ -119,9 +119,8 @@ def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
     Raises StartFailed if no folder for temporary files has a path that is short enough.
     """
     path = folder.run / "postgres"
-    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES or "," in str(
-        path
-    ):  # libpq takes a comma for the end of a host
+    # libpq takes a comma for the end of a host.
+    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES or "," in str(path):
         path = make_short_folder()
     path.mkdir(mode=0o700, exist_ok=True)
     if user is not None:

@@ -97,7 +97,7 @@ def _cursor(table: type[Row]) -> Any:
 RequestCursor = Annotated[str | None, _cursor(UnlearnRequest)]
 JobCursor = Annotated[str | None, _cursor(Job)]
 DeliveryCursor = Annotated[str | None, _cursor(WebhookDelivery)]
-"""Where a page of a list starts."""
+"""Where a page starts, of each of the three lists."""
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items on the page.")]
 """The length of a page of a list."""

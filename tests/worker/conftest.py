@@ -38,6 +38,10 @@ def training_ids() -> tuple[str, ...]:
     return digits.workload().train.ids
 
 
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is written any more."""
+
+
 @dataclass(kw_only=True)
 class Bench:
     """One registered model and what a test does with it."""

@@ -25,7 +25,7 @@ from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
 from tests.fixtures.s3 import BUCKET, S3
 from tests.worker import digits
-from tests.worker.conftest import Bench
+from tests.worker.conftest import Bench, Killed
 from unlearning import files as written_files
 from unlearning.data.workload import Workload
 from unlearning.errors import NotFinite
@@ -41,10 +41,6 @@ from worker.failures import AuditFailed, MethodFailed
 
 STEPS = 12
 METHOD = {"kind": "gradient_ascent", "steps": STEPS, "stop": {"check_every": STEPS}}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it, nothing is written any more."""
 
 
 @pytest.fixture

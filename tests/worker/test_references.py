@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from connectors.storage import LocalFolder, StorageForbidden
 from expunge.errors import CannotPrepare
+from expunge.operator import references as preparing
 from expunge.operator.deployment import Deployment
 from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
@@ -29,7 +30,7 @@ from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from ledger.tables import Model
 from tests.worker import digits
-from tests.worker.conftest import KEY, REFERENCE, Bench
+from tests.worker.conftest import KEY, REFERENCE, Bench, Killed
 from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes, to_bytes
@@ -42,10 +43,6 @@ from worker.cleanup import delete_outdated_files
 from worker.inputs import JobInputs, load_inputs, load_workload
 
 PLAN = ReferencePlan(epochs=1.0)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it, nothing is written any more."""
 
 
 def place(bench: Bench) -> Deployment:
@@ -135,9 +132,13 @@ def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, .
 
 
 def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
-    make_bench: Callable[..., Bench], reference_models: Path, training_ids: tuple[str, ...]
+    make_bench: Callable[..., Bench],
+    reference_models: Path,
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A job that ends while the models are trained, and one that still runs at their end."""
+    monkeypatch.setattr(preparing, "IDLE_POLL_SECONDS", 0.0)
     bench = make_bench(policy=[{"kind": "retrain"}])
     first, second = training_ids[:20], training_ids[20:40]
     waited: list[str] = []
@@ -159,7 +160,7 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
         assert bench.run(held[0].job_id)
 
     made = prepare_model(
-        place(bench), name="digits", plan=PLAN, prepared=reference_models, agree=erase_and_hold, wait=end_the_job
+        place(bench), name="digits", plan=PLAN, prepared=reference_models, agree=erase_and_hold, tell=end_the_job
     )
 
     assert made is not None
