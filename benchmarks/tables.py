@@ -164,27 +164,33 @@ def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
 
 
 def summary() -> str:
-    """The README's table: what methods cost and how near to retraining they come, a row each case and method."""
+    """The README's table: what methods cost and how near to retraining they come, a row a method, two columns a case."""
     alone, speed, referenced = (
         {(r.case, r.method, r.metric): r for name in names for r in read(name)}
         for names in (("quality",), ("speed",), ("few_samples", "few_samples_cifar"))
     )
-    head = ["forgotten: a tenth of", "method", "cost", "gap", "gap before unlearning", "gap of a second retraining"]
-    lines = [head, ["---", "---", *["--:"] * 4]]
-    for case, title in SUMMARY.items():
-        for method, quality, cost in (
-            ("ltu", alone, speed),
-            ("ieu", alone, speed),
-            ("matching", referenced, referenced),
-        ):
-            gap = quality.get((case, method, "average_gap"))
-            if gap is None:
-                continue
-            ends = [_shown(quality.get((case, one, "average_gap"))) for one in ("original", "retrain")]
-            name = "matching, with references" if quality is referenced else method.upper()
-            lines.append([title, name, _shown(cost.get((case, method, "retrain_ratio"))), _shown(gap), *ends])
+    rows = {
+        "LTU": ("ltu", alone, speed),
+        "IEU": ("ieu", alone, speed),
+        "matching, with references": ("matching", referenced, referenced),
+        "retraining again": ("retrain", alone, speed),
+    }
+    head = ["", *(f"{title}: {what}" for title in SUMMARY.values() for what in ("cost", "gap"))]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for name, (method, quality, cost) in rows.items():
+        cells = [
+            found.get((case, method, metric))
+            for case in SUMMARY
+            for found, metric in ((cost, "retrain_ratio"), (quality, "average_gap"))
+        ]
+        lines.append([name, *map(_shown, cells)])
+    before, again = (
+        " and ".join(_shown(run.get((case, method, "average_gap"))) for case in SUMMARY)
+        for run, method in ((alone, "original"), (referenced, "retrain"))
+    )
     made = "Made by `python -m benchmarks.speed`, `benchmarks.quality` and `benchmarks.few_samples`."
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{made} ± is half a 95 % interval."
+    beside = f"Before unlearning the gap is {before}; in the run with references, retraining again has {again}."
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{beside} {made} ± is half a 95 % interval."
 
 
 def _titled(metric: str, unit: str) -> str:
