@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -119,6 +120,8 @@ def audit(
     models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
     asked = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
+    forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
+    sets["remain"], references = _drawn(remain, references, most=spec.remain_samples, seed=seed)
     extracts, generates = objective.extraction is not None, asked is not None
     total = (3 + extracts + generates) * len(models) + 1
     signals: dict[str, SignalsBySet] = {}
@@ -155,7 +158,6 @@ def audit(
             for name, found in signals.items()
             if name != "reference" or references is not None
         }
-    forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
     counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
     membership = Membership(
         original=_with_others(attacks["original"], probed, by_reference, model="original"),
@@ -339,6 +341,19 @@ def _beside_references(
         name: signals_by_reference(signals[name].margin, rows, subjects=sets[name].subjects).take(judged[name])
         for name, rows in references.by_set.items()
     }
+
+
+def _drawn(
+    remain: SampleSet, references: AuditReferences | None, *, most: int, seed: int
+) -> tuple[SampleSet, AuditReferences | None]:
+    """Draw the remaining samples that the audit looks at, with their references, in their order; all if there are no more."""
+    if len(remain) <= most:
+        return remain, references
+    chosen = torch.randperm(len(remain), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    if references is not None:
+        keys = [references.remain.keys[place] for place in chosen.tolist()]
+        references = replace(references, remain=references.remain.take(keys))
+    return remain.take(chosen), references
 
 
 def _people_taken_apart(forget: SampleSet, tests: Mapping[str, ReferenceTest]) -> int:

@@ -81,6 +81,8 @@ class AuditSpec:
     confidence: of the intervals that are printed. It is that of the intervals that decide, so a report shows one of each.
     replicates: bootstrap replicates.
     batch_size: most samples a forward pass; a CPU gets fewer (`unlearning.hardware`).
+    remain_samples: most samples of D_r that the audit looks at, drawn at random from larger sets: a pass over all of D_r through
+        two models may take longer than the method.
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on, and most
         remaining samples that the probe of features is fitted to.
@@ -101,6 +103,7 @@ class AuditSpec:
     confidence: Confidence = 0.9
     replicates: Annotated[int, Ge(100)] = 1000
     batch_size: AtLeastOne = 1024
+    remain_samples: AtLeastOne = 10_000
     membership_samples: AtLeastOne = 5000
     vector_seeds: AtLeastOne = 3
     vector_samples: AtLeastOne = 2000
@@ -136,6 +139,7 @@ class AuditSpec:
         """
         return cls(
             replicates=400,
+            remain_samples=2000,
             relearners=("sgd",),
             relearn_controls=3,
             relearn_samples=28,

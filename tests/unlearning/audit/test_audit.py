@@ -1,6 +1,7 @@
 import copy
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.measures import measure
-from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.samples import joined
+from unlearning.audit.signals import Signals, audit_copy, observe, observe_all
+from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
@@ -203,6 +204,14 @@ def test_an_empty_set_is_refused(world: World) -> None:
         world.with_forgotten(torch.arange(0)).audit("no-op")
 
 
+def test_a_class_is_forgotten_as_a_whole_only_if_all_of_what_remains_lacks_it(small: World) -> None:
+    spec = replace(SMALL, remain_samples=3)
+    found = small.audit("no-op", spec=spec)
+    finding = next(f for f in found.verdict.findings if f.code == "utility_ta")
+    assert found.samples["remain"] == spec.remain_samples
+    assert finding.interval == found.measures["unlearned"].ta
+
+
 def test_measure_gives_the_columns_of_a_table(world: World, known: dict[str, Findings]) -> None:
     found = measure(world.models["retrained"], **world.sets, objective=OBJECTIVE, spec=FAST)
     full = known["retrained"]
@@ -227,6 +236,26 @@ def test_with_references_a_model_that_still_knows_or_knows_nothing_fails(
     referenced: World, case: str, count: int
 ) -> None:
     assert referenced.with_forgotten(torch.arange(count)).audit(case).verdict.value == "failed"
+
+
+def test_an_audit_of_a_part_of_what_remains_finds_what_one_of_that_part_alone_finds(
+    referenced: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[str] = set()
+
+    def noted(model: nn.Module, sets: dict[str, SampleSet], **options: Any) -> dict[str, Signals]:
+        drawn.update(sets["remain"].ids)
+        return observe_all(model, sets, **options)
+
+    monkeypatch.setattr("unlearning.audit.audit.observe_all", noted)
+    thirty = referenced.with_forgotten(torch.arange(30))
+    found = thirty.audit("no-op", spec=replace(FAST, remain_samples=200))
+    remain = thirty.sets["remain"]
+    part = torch.tensor([place for place, sample in enumerate(remain.ids) if sample in drawn])
+    alone = replace(thirty, sets={**thirty.sets, "remain": remain.take(part)}).audit("no-op")
+    assert len(drawn) == found.samples["remain"] == 200
+    assert found.reference_tests == alone.reference_tests
+    assert found.measures == alone.measures
 
 
 class Marking(nn.Sequential):
