@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
-from unlearning.audit.reference_test import LEAST_HELD_OUT, AuditReferences
+from unlearning.audit.audit import tested_by_references
+from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, References, from_bytes
@@ -83,8 +84,14 @@ class JobInputs:
 
     @property
     def tested_by_references(self) -> bool:
-        """Whether the audit has reference predictions, and held-out samples enough for the reference test to decide by them."""
-        return self.references is not None and len(self.held_out.audit) >= LEAST_HELD_OUT
+        """Whether the audit has the reference test, so that its other tests may be shorter."""
+        return self.references is not None and tested_by_references(
+            self.references.audit,
+            forget=self.tested,
+            remain=self.remain,
+            held_out=self.held_out.audit,
+            objective=self.workload.objective,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

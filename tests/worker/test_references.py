@@ -323,10 +323,23 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
     assert len(others(inputs.remain)) == len(inputs.remain)
     with pytest.raises(ReferencesUnusable):
         others(inputs.forget)
-    held_out = inputs.held_out.audit
-    for count, speaks in ((LEAST_HELD_OUT, True), (LEAST_HELD_OUT - 1, False)):
-        part = replace(inputs.held_out, audit=held_out.take(torch.arange(count)))
-        assert replace(inputs, held_out=part).tested_by_references is speaks
+
+
+def test_an_audit_is_shorter_only_where_it_has_the_reference_test(make_bench: Callable[..., Bench]) -> None:
+    """Which leaves out the held-out samples of a class that is forgotten as a whole."""
+    inputs = inputs_with(make_bench, digits.workload().train.ids[1])
+    label, held_out = inputs.tested.targets[0], inputs.held_out.audit
+    whole = replace(inputs, remain=inputs.remain.take((inputs.remain.targets != label).nonzero().flatten()))
+    others, of_class = ((held_out.targets == label).eq(same).nonzero().flatten() for same in (False, True))
+    for given, count, speaks in (
+        (inputs, LEAST_HELD_OUT, True),
+        (inputs, LEAST_HELD_OUT - 1, False),
+        (whole, LEAST_HELD_OUT, True),
+        (whole, LEAST_HELD_OUT - 1, False),
+    ):
+        chosen = torch.cat([others[:count], of_class if given is whole else others[:0]])
+        part = replace(inputs.held_out, audit=held_out.take(chosen))
+        assert replace(given, held_out=part).tested_by_references is speaks
 
 
 def test_copies_are_searched_for_at_the_share_of_the_plan(make_bench: Callable[..., Bench]) -> None:

@@ -158,7 +158,7 @@ def audit(
             for name, found in signals.items()
             if name != "reference" or references is not None
         }
-    counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
+    counted = _counted(sets, forgotten_classes)
     membership = Membership(
         original=_with_others(attacks["original"], probed, by_reference, model="original"),
         unlearned=_with_others(attacks["unlearned"], probed, by_reference, model="unlearned"),
@@ -174,13 +174,13 @@ def audit(
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    judged = _judged_samples(after, counted=counted)
+    judged = _judged_samples(sets, counted=counted)
     testable, copied = (True, 0) if references is None else (references.testable, references.copied)
     tests: dict[str, ReferenceTest] = {}
     power: dict[int, float] = {}
     others: dict[str, ReferenceTest] = {}
     near = None
-    if references is not None and (len(judged["held_out"]) >= LEAST_HELD_OUT or not testable):
+    if references is not None and _speaks(references, judged["held_out"]):
         beside = {name: _beside_references(found, references, sets, judged=judged) for name, found in signals.items()}
         tests, power = _reference_tests(beside, spec=spec, unit=objective.known_unit, seed=seed)
         others = _tests_of_other_signals(
@@ -234,7 +234,7 @@ def audit(
             seed=seed,
             collapsed=change.collapsed,
             difficulty=None
-            if references is None
+            if references is None or not tests
             else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
         )
     checks += [
@@ -363,13 +363,38 @@ def _people_taken_apart(forget: SampleSet, tests: Mapping[str, ReferenceTest]) -
     return sum(count > 1 for count in Counter(forget.subjects or ()).values())
 
 
-def _judged_samples(signals: SignalsBySet, *, counted: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
+def tested_by_references(
+    references: AuditReferences, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet, objective: Objective
+) -> bool:
+    """Return whether the audit of these sets has the reference test, or leaves it out, with too few held-out samples to judge."""
+    sets = {"forget": forget, "remain": remain, "held_out": held_out}
+    counted = _counted(sets, fully_forgotten_classes(forget, remain, classes=objective.classes))
+    return _speaks(references, _judged_samples(sets, counted=counted)["held_out"])
+
+
+def _speaks(references: AuditReferences, held_out: NDArray[np.int64]) -> bool:
+    """Return whether the reference test says anything. held_out: positions of the judged samples, (k,).
+
+    If near-copies of all samples remain, it says so, however many held-out samples there are.
+    """
+    return len(held_out) >= LEAST_HELD_OUT or not references.testable
+
+
+def _counted(sets: Mapping[str, SampleSet], forgotten_classes: Tensor | None) -> dict[str, NDArray[np.bool_]]:
+    """Mark the samples, (n,) by set, that are of no fully forgotten class: of all sets but the forget set."""
+    others = (name for name in sets if name != "forget")
+    return {name: ~in_classes(sets[name].targets, forgotten_classes).cpu().numpy() for name in others}
+
+
+def _judged_samples(
+    sets: Mapping[str, SampleSet], *, counted: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, NDArray[np.int64]]:
     """Return the positions of the samples that references are compared on, (k,) by set: all of the forget set.
 
-    counted: marks the samples, (n,) by set, that are of no fully forgotten class. A model that never saw such a class finds samples
-    of it unusual, so held-out and remaining ones say nothing about the others. They are left out, unless there are no others.
+    counted: as of `_counted`. A model that never saw a class finds it unusual, so its held-out and remaining samples say nothing
+    about the others. They are left out, unless there are no others.
     """
-    places = {name: np.arange(len(of_set.margin)) for name, of_set in signals.items()}
+    places = {name: np.arange(len(samples)) for name, samples in sets.items()}
     chosen = {name: np.flatnonzero(counted[name]) for name in ("held_out", "remain")}
     return places | {name: index for name, index in chosen.items() if len(index)}
 

@@ -14,6 +14,7 @@ from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.measures import measure
+from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import Signals, audit_copy, observe, observe_all
 from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
@@ -341,6 +342,20 @@ def test_a_class_that_is_forgotten_as_a_whole_is_compared_with_models_that_never
     assert numbers == pytest.approx(wanted, rel=1e-4)
 
 
+def test_held_out_samples_of_a_class_that_is_forgotten_as_a_whole_do_not_count_for_the_reference_test(
+    referenced: World,
+) -> None:
+    def places(name: str, of_class: bool) -> torch.Tensor:
+        return ((referenced.sets[name].targets == 3) == of_class).nonzero().flatten()
+
+    for others, tested in ((LEAST_HELD_OUT, True), (LEAST_HELD_OUT - 1, False)):
+        chosen = torch.cat([places("held_out", False)[:others], places("held_out", True)])
+        by_set = {"forget": places("forget", True), "remain": places("remain", False), "held_out": chosen}
+        sets = {name: referenced.sets[name].take(index) for name, index in by_set.items()}
+        given = replace(referenced, sets={**referenced.sets, **sets})
+        assert bool(given.audit("no-op", spec=SMALL).reference_tests) is tested
+
+
 def test_with_few_held_out_samples_the_audit_decides_as_without_references(referenced: World) -> None:
     held_out = referenced.sets["held_out"].take(torch.arange(60))
     few = replace(referenced, sets={**referenced.sets, "held_out": held_out})
@@ -351,6 +366,7 @@ def test_with_few_held_out_samples_the_audit_decides_as_without_references(refer
     assert any(each.deciding for each in found.verdict.findings if each.code == "membership_matched")
     assert found.verdict.value == without.verdict.value == "failed"
     assert found.limits == without.limits
+    assert found.relearnings == without.relearnings
 
 
 @pytest.mark.parametrize("people", [None, 150, 15])
