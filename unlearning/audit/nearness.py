@@ -11,13 +11,14 @@ model reach that never saw them? The law gives that: z = m + e, with a residual 
 """
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.reference_test import ReferenceSignals, floors_of, of_several, unseen_law
+from unlearning.audit.reference_test import ReferenceSignals, floors_of, in_parts, of_several, unseen_law
 from unlearning.specs.audit import Thresholds
 
 _EXACT = 11
@@ -65,12 +66,12 @@ def nearness(
     rng = np.random.default_rng([seed, 13])
     terms = np.abs(forget.model - original) - np.abs(forget.model - expected)
     value = float(terms.mean())
-    others = sum(law.draw(forget.unseen, forget.gap, rng, _DRAWS, people=forget.people))
-    reached = (np.abs(expected + others - original) - np.abs(others)).mean(axis=1)
+    drawn = (sum(each) for each in law.draw(forget.unseen, forget.gap, rng, _DRAWS, people=forget.people))
+    reached = np.concatenate([(np.abs(expected + others - original) - np.abs(others)).mean(axis=1) for others in drawn])
     counts, person = of_several(forget.people)
     together = bool(law.alike) and (counts > 1).any()
     signs = _signs_by_person(person, law.alike or 0.0, rng) if together else _signs(len(terms), rng)
-    flipped = signs @ np.abs(terms) / len(terms)
+    flipped = np.concatenate([some @ np.abs(terms) / len(terms) for some in signs])
     return Nearness(
         value=value,
         unseen=float(reached.mean()),
@@ -83,21 +84,25 @@ def nearness(
     )
 
 
-def _signs(count: int, rng: np.random.Generator) -> Floats:
-    """List all signs of few samples, (2^n, n), or draw some; those as they are count among the drawn."""
+def _signs(count: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """List all signs of few samples, (2^n, n), or draw some, (k, n) at a time; those as they are count among the drawn."""
     if count <= _EXACT:
-        return np.array(list(itertools.product((-1.0, 1.0), repeat=count)))
-    return np.concatenate([np.ones((1, count)), _coins(_DRAWS, count, rng)])
+        yield np.array(list(itertools.product((-1.0, 1.0), repeat=count)))
+        return
+    yield np.ones((1, count))
+    for draws in in_parts(_DRAWS, count):
+        yield _coins(draws, count, rng)
 
 
-def _signs_by_person(person: NDArray[np.int64], alike: float, rng: np.random.Generator) -> Floats:
-    """Draw signs, of which two of one person are correlated by `alike`, 0 to 1; those as they are count among them.
+def _signs_by_person(person: NDArray[np.int64], alike: float, rng: np.random.Generator) -> Iterator[Floats]:
+    """Draw signs, (k, n) at a time, of which two of one person are correlated by `alike`, 0 to 1; those as they are are the first.
 
     person: whom each of n samples belongs to, (n,), from 0.
     """
-    own, theirs = (_coins(_DRAWS, count, rng) for count in (len(person), int(person.max()) + 1))
-    drawn = np.where(rng.random(own.shape) < np.sqrt(alike), theirs[:, person], own)
-    return np.concatenate([np.ones((1, len(person))), drawn])
+    yield np.ones((1, len(person)))
+    for draws in in_parts(_DRAWS, len(person)):
+        own, theirs = (_coins(draws, count, rng) for count in (len(person), int(person.max()) + 1))
+        yield np.where(rng.random(own.shape) < np.sqrt(alike), theirs[:, person], own)
 
 
 def _coins(draws: int, count: int, rng: np.random.Generator) -> Floats:

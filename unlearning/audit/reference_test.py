@@ -24,7 +24,7 @@ counts as unusually unknown: how sure a model is of being wrong grows with train
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -48,6 +48,8 @@ LEAST_PEOPLE = 20
 """People with several samples from which it is found how alike one person's residuals are. [ours]"""
 _DRAWS = 4000
 """Draws of each law."""
+_AT_ONCE = 2**18
+"""Drawn numbers, of as many samples in as many draws, that are in memory at once: 2 MiB in each array."""
 _DRAWS_FOR_POWER = 400
 """The same for each of the `_SETS` sets over which the power by size is averaged."""
 
@@ -363,19 +365,26 @@ class _Laws:
         weights = np.maximum(forget.gap, 0.0) + self.least_weight
         weights /= weights.sum()
         if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
-        residuals, errors = self.unseen.draw(forget.unseen, forget.gap, rng, draws, people=forget.people)
-        null = residuals + errors
+        of_unseen, of_seen = rng.spawn(2)
+        means, knowns, spreads, errors = [], [], [], []
+        for residuals, error in self.unseen.draw(forget.unseen, forget.gap, of_unseen, draws, people=forget.people):
+            errors.append(error @ weights)
+            residuals += error
+            means.append(residuals @ weights)
+            if surely_wrong is not None:
+                residuals[:, surely_wrong] = np.maximum(residuals[:, surely_wrong], 0.0)
+            knowns.append(residuals @ weights)
+            spreads.append(residuals.var(axis=1) / self.unseen.variance)
+        mean, known, spread, moved = (np.concatenate(each) for each in (means, knowns, spreads, errors))
         level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
-        low = min(float(np.quantile(null @ weights, 0.2 * level)), -margin)
-        if surely_wrong is not None:
-            null = np.where(surely_wrong, np.maximum(null, 0.0), null)
-        known, spread = null @ weights, null.var(axis=1) / self.unseen.variance
+        low = min(float(np.quantile(mean, 0.2 * level)), -margin)
         high = max(float(np.quantile(known, 1 - 0.4 * level)), margin)
         max_spread = max(float(np.quantile(spread, 1 - 0.4 * level)), thresholds.reference_spread)
-        seen = if_seen + sum(self.seen.draw(forget.seen, forget.gap, rng, draws, people=forget.people))
-        alternative = float(np.quantile(seen @ weights, level))
+        drawn = self.seen.draw(forget.seen, forget.gap, of_seen, draws, people=forget.people)
+        seen = if_seen @ weights + np.concatenate([residuals @ weights + error @ weights for residuals, error in drawn])
+        alternative = float(np.quantile(seen, level))
         # An error of the plane of unseen samples moves the alternative as far as T.
-        passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known - errors @ weights < alternative)
+        passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known - moved < alternative)
         return _Bounds(
             weights=weights,
             low=low,
@@ -457,23 +466,39 @@ class Law:
         draws: int,
         *,
         people: NDArray[np.int64] | None = None,
-    ) -> tuple[Floats, Floats]:
-        """Draw residuals of n new samples, and the errors of the plane there, (draws, n) each; they lie at the sum of both.
+    ) -> Iterator[tuple[Floats, Floats]]:
+        """Draw residuals of n new samples, and the errors of the plane there; the samples lie at the sum of both.
 
-        For each sample a residual is drawn from those whose reference is the most similar; those of one person are correlated by
-        `alike`. Each draw has one plane, and a scale for both.
+        Yields some of the draws at a time, (k, n) each, because all of a large set would not fit into memory. Results do not
+        depend on that. For each sample a residual is drawn from those whose reference is the most similar; those of one person
+        are correlated by `alike`. Each draw has one plane, and a scale for both.
         """
-        count = self.neighbours
+        count, n = self.neighbours, len(reference)
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
-        drawn: Floats = self.residuals[start + rng.integers(count, size=(draws, len(reference)))]
+        terms = _terms(reference, gap.clip(*self.gap_range)).T
         counts, person = of_several(people)
-        if self.alike and (counts > 1).any():
-            shared = np.where(counts[person] > 1, self.alike, 0.0)
-            common = self.residuals[rng.integers(len(self.residuals), size=(draws, len(counts)))]
-            drawn = np.sqrt(1 - shared) * drawn + np.sqrt(shared) * common[:, person]
-        scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, (draws, 1)))
-        planes = rng.multivariate_normal(np.zeros(3), self.covariance, draws, check_valid="ignore", method="svd")
-        return scale * drawn, (scale * planes) @ _terms(reference, gap.clip(*self.gap_range)).T
+        together = bool(self.alike) and bool((counts > 1).any())
+        shared = np.where(counts[person] > 1, self.alike or 0.0, 0.0)
+        of_sample, of_person = rng.spawn(2)
+        scales = np.sqrt(self.degrees / rng.chisquare(self.degrees, (draws, 1)))
+        planes = scales * rng.multivariate_normal(
+            np.zeros(3), self.covariance, draws, check_valid="ignore", method="svd"
+        )
+        ends = np.cumsum(in_parts(draws, n))[:-1]
+        for scale, plane in zip(np.split(scales, ends), np.split(planes, ends), strict=True):
+            drawn: Floats = self.residuals[start + of_sample.integers(count, size=(len(scale), n))]
+            if together:
+                common = self.residuals[of_person.integers(len(self.residuals), size=(len(scale), len(counts)))]
+                drawn *= np.sqrt(1 - shared)
+                drawn += np.sqrt(shared) * common[:, person]
+            drawn *= scale
+            yield drawn, plane @ terms
+
+
+def in_parts(draws: int, samples: int) -> list[int]:
+    """Divide so many draws, each of so many samples, into parts that memory has room for, at least one draw each."""
+    parts = min(draws, -(-draws * samples // _AT_ONCE))
+    return [draws // parts + (number < draws % parts) for number in range(parts)]
 
 
 def _terms(reference: Floats, gap: Floats) -> Floats:

@@ -1,10 +1,12 @@
 """The reference test on signals whose law is known: never seen, seen, over-forgotten, half-forgotten, and odd samples."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import unlearning.audit.reference_test as module
 from unlearning.audit.membership import attack_by_scores, membership_margin, pair
 from unlearning.audit.nearness import nearness
 from unlearning.audit.reference_test import (
@@ -117,10 +119,27 @@ def test_the_law_s_error_is_that_of_least_squares() -> None:
     rng = np.random.default_rng(0)
     law = unseen_law(noisy(100, seen=False, rng=rng, gap=1.0))
     at = np.array([2.0, 6.0])
-    residuals, errors = law.draw(at, np.full(2, 1.0), rng, 20000)
+    residuals, errors = map(np.concatenate, zip(*law.draw(at, np.full(2, 1.0), rng, 20000), strict=True))
     assert law.variance == pytest.approx(1.0, abs=0.3)  # two standard errors
     assert errors.var(axis=0) == pytest.approx(law.variance * np.array([0.01, 0.05]), rel=0.4)
     assert residuals.var(axis=0) == pytest.approx(law.variance, rel=0.1)
+
+
+def test_a_large_forget_set_takes_little_memory_and_what_is_drawn_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its draws at once would be 32 MB in each array."""
+    rng, found = np.random.default_rng(0), []
+    forget, held_out = (noisy(people, 5, seen=False, rng=rng, alike=0.5) for people in (200, 50))
+    others = {"held_out": held_out, "remain": noisy(300, seen=True, rng=rng), "thresholds": Thresholds()}
+    for at_once in (None, 2**19):
+        if at_once is not None:
+            monkeypatch.setattr(module, "_AT_ONCE", at_once)
+        tracemalloc.start()
+        test = compare_with_references(forget=forget, **others)
+        near = nearness(forget=forget, original=forget.seen, held_out=held_out, thresholds=Thresholds())
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+        tracemalloc.stop()
+        found.append([*test.null, test.alternative, test.max_spread, near.unseen, near.low])
+    assert found[1] == pytest.approx(found[0])
 
 
 def test_with_too_few_held_out_samples_the_test_says_nothing() -> None:
