@@ -9,15 +9,18 @@ residuals e; remaining data give the law of a seen one, z ≈ a′ + b′·s + c
 percentile there). With r what z exceeds the law of an unseen sample by, and weights w = max(s − u, 0) + a tenth of their mean:
 
     known  T = Σ w·r / Σ w        above 0: still known; below 0: unusually unknown
-    spread Q = var(r) / var(e)    above 1: some samples are too well known, others too little
+    spread Q = var(r / σ(u))      above 1: some samples are too well known, others too little
+
+σ(u), the root mean square of held-out residuals, is fitted: how far residuals reach may rise or fall with u (`_Widths`).
 
 The null draws e, for each sample from held-out samples with a similar u, and keeps the forget set's own weights; the alternative
 draws e′ around the law of a seen sample. So a forget set of odd samples (wrong labels, copies that stay) is compared with its own
 references.
 
 A law is fitted to few samples, so that it errs itself, and by the same for all forgotten samples: more of them do not help. Each
-draw therefore has a plane and a scale of its own (`Law.draw`). What is particular to a person moves all samples of that person
-together; where held-out data have people with several samples each, one person's residuals are drawn as much alike as theirs.
+draw therefore has a plane, a scale and a slope of σ of its own (`Law.draw`). What is particular to a person moves all samples of
+that person together; where held-out data have people with several samples each, one person's residuals are drawn as much alike as
+theirs.
 
 Signals count as no lower than the lowest twentieth of held-out ones, and where u is in their lowest tenth no sample
 counts as unusually unknown: how sure a model is of being wrong grows with training alone, where no law of held-out data reaches.
@@ -36,8 +39,10 @@ from unlearning.audit.intervals import Floats
 from unlearning.data.references import References
 from unlearning.specs.audit import Thresholds
 
+_WINDOW, _LEAST_WINDOW = 5, 50
+"""A residual is drawn from the fifth of held-out (remaining) samples with the most similar reference signal, at least 50. [ours]"""
 _NEIGHBOURS = 100
-"""Held-out (remaining) samples with the most similar reference signal, from which a residual is drawn."""
+"""Held-out samples with the most similar margins, at most a fifth of all, whose average of another signal is subtracted from it."""
 _FLOOR = 0.05
 """Signals below this quantile of held-out ones count as equal to it."""
 _SURELY_WRONG = 0.1
@@ -48,8 +53,10 @@ LEAST_PEOPLE = 20
 """People with several samples from which it is found how alike one person's residuals are. [ours]"""
 _DRAWS = 4000
 """Draws of each law."""
-_AT_ONCE = 2**18
-"""Drawn numbers, of as many samples in as many draws, that are in memory at once: 2 MiB in each array."""
+_NEWTON = 20
+"""Steps of Newton's method, of at most one deviation each, by which the widths of residuals are fitted."""
+_AT_ONCE = 2**15
+"""Drawn numbers, of as many samples in as many draws, that are in memory at once: arrays of 256 KiB, which stay in the cache."""
 _DRAWS_FOR_POWER = 400
 """The same for each of the `_SETS` sets over which the power by size is averaged."""
 
@@ -220,7 +227,6 @@ def signal_beside_margin(
         remain=beside("remain"),
         thresholds=thresholds,
         seed=seed,
-        neighbours=neighbours,
     )
     least = math.sqrt(2) * NormalDist().inv_cdf(0.5 + margin) * float(signals["held_out"].std())
     return replace(found, null=(min(found.null[0], -least), max(found.null[1], least)))
@@ -258,16 +264,15 @@ def _compared(
     remain: ReferenceSignals,
     thresholds: Thresholds,
     seed: int,
-    neighbours: int = _NEIGHBOURS,
     surely_wrong: NDArray[np.bool_] | None = None,
 ) -> ReferenceTest:
     """Run the test on signals as they are. surely_wrong: marks the samples that cannot be unusually unknown, (n,)."""
-    laws = _Laws.fit(held_out, remain, neighbours=neighbours)
+    laws = _Laws.fit(held_out, remain)
     bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]), surely_wrong=surely_wrong)
     residuals = forget.model - laws.unseen.expected(forget.unseen, forget.gap)
     if surely_wrong is not None:
         residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
-    known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
+    known, spread = float(residuals @ bounds.weights), float((residuals / laws.unseen.widths.at(forget.unseen)).var())
     fails = not bounds.low <= known <= bounds.high or spread > bounds.max_spread
     speaks = len(held_out) >= LEAST_HELD_OUT
     return ReferenceTest(
@@ -316,9 +321,9 @@ def floors_of(held_out: ReferenceSignals) -> tuple[float, float]:
     return float(np.quantile(held_out.model, _FLOOR)), float(np.quantile(held_out.unseen, _FLOOR))
 
 
-def unseen_law(held_out: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "Law":
+def unseen_law(held_out: ReferenceSignals) -> "Law":
     """Fit the law of samples that the audited model never saw."""
-    return Law.fit(held_out.unseen, held_out.gap, held_out.model, people=held_out.people, neighbours=neighbours)
+    return Law.fit(held_out.unseen, held_out.gap, held_out.model, people=held_out.people)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -342,10 +347,10 @@ class _Laws:
     least_weight: float
 
     @classmethod
-    def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "_Laws":
+    def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals) -> "_Laws":
         return cls(
-            unseen=unseen_law(held_out, neighbours=neighbours),
-            seen=Law.fit(remain.seen, remain.gap, remain.model, people=remain.people, neighbours=neighbours),
+            unseen=unseen_law(held_out),
+            seen=Law.fit(remain.seen, remain.gap, remain.model, people=remain.people),
             least_weight=0.1 * max(float(np.maximum(held_out.gap, 0.0).mean()), 1e-6),
         )
 
@@ -366,6 +371,7 @@ class _Laws:
         weights /= weights.sum()
         if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
         of_unseen, of_seen = rng.spawn(2)
+        widths = self.unseen.widths.at(forget.unseen)
         means, knowns, spreads, errors = [], [], [], []
         for residuals, error in self.unseen.draw(forget.unseen, forget.gap, of_unseen, draws, people=forget.people):
             errors.append(error @ weights)
@@ -374,7 +380,7 @@ class _Laws:
             if surely_wrong is not None:
                 residuals[:, surely_wrong] = np.maximum(residuals[:, surely_wrong], 0.0)
             knowns.append(residuals @ weights)
-            spreads.append(residuals.var(axis=1) / self.unseen.variance)
+            spreads.append((residuals / widths).var(axis=1))
         mean, known, spread, moved = (np.concatenate(each) for each in (means, knowns, spreads, errors))
         level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
         low = min(float(np.quantile(mean, 0.2 * level)), -margin)
@@ -400,9 +406,8 @@ class Law:
     """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference.
 
     coefficients: of the plane, (3,). covariance: of their errors, (3, 3). residuals: (n,), divided by the root of 1 − leverage, so
-    that their mean square is that of samples to which the plane is not fitted. degrees: degrees of freedom of the mean square.
-    alike: the correlation of one person's residuals, 0 to 1; None if the samples do not tell. neighbours: samples with the most
-    similar reference signal, from which a residual is drawn.
+    that their mean square is that of samples to which the plane is not fitted, and by `widths`. degrees: degrees of freedom of
+    their mean square. alike: the correlation of one person's residuals, 0 to 1; None if the samples do not tell.
     """
 
     coefficients: Floats
@@ -410,19 +415,18 @@ class Law:
     gap_range: tuple[float, float]
     reference: Floats
     residuals: Floats
+    widths: "_Widths"
     degrees: float
     alike: float | None
-    neighbours: int
 
     @classmethod
-    def fit(
-        cls, reference: Floats, gap: Floats, model: Floats, *, people: NDArray[np.int64] | None = None, neighbours: int
-    ) -> "Law":
+    def fit(cls, reference: Floats, gap: Floats, model: Floats, *, people: NDArray[np.int64] | None = None) -> "Law":
         """Fit the plane by least squares to n samples, (n,) each.
 
         Its covariance is the sandwich HC2 (MacKinnon and White, J. Econometrics 29, 1985), by people where they are known (Liang
-        and Zeger, Biometrika 73, 1986): residuals may be wider here than there. The mean square has the degrees of freedom of a χ²
-        with its variance (Satterthwaite, Biometrics Bulletin 2, 1946): fewer with heavy tails.
+        and Zeger, Biometrika 73, 1986): residuals may be wider here than there. How wide they are follows the reference
+        (`_Widths`). The mean square has the degrees of freedom of a χ² with its variance (Satterthwaite, Biometrics Bulletin 2,
+        1946): fewer with heavy tails.
         """
         low, high = (float(q) for q in np.quantile(gap, [0.05, 0.95]))
         terms = _terms(reference, gap.clip(low, high))
@@ -432,7 +436,10 @@ class Law:
         residuals = (model - terms @ coefficients) / np.sqrt(rest.clip(1e-6))
         moved, alike, order = inverse * residuals, None, np.argsort(reference, kind="stable")
         counts, person = of_several(people)
-        if (counts > 1).sum() >= LEAST_PEOPLE:
+        together = (counts > 1).sum() >= LEAST_PEOPLE
+        widths = _Widths.fit(reference, residuals, person=person if together else np.arange(len(model)))
+        residuals = residuals / widths.at(reference)
+        if together:
             alike = _correlation(residuals, counts, person)
             moved = np.stack([np.bincount(person, weights=row) for row in moved])
         units, squares = moved.shape[1], residuals**2
@@ -443,15 +450,10 @@ class Law:
             gap_range=(low, high),
             reference=reference[order],
             residuals=residuals[order],
+            widths=widths,
             degrees=max(degrees, 1.0),
             alike=alike,
-            neighbours=min(neighbours, len(model)),
         )
-
-    @property
-    def variance(self) -> float:
-        """The mean square of the residuals."""
-        return max(float((self.residuals**2).mean()), 1e-12)
 
     def expected(self, reference: Floats, gap: Floats) -> Floats:
         """Compute the signals on the plane, (n,)."""
@@ -471,9 +473,9 @@ class Law:
 
         Yields some of the draws at a time, (k, n) each, because all of a large set would not fit into memory. Results do not
         depend on that. For each sample a residual is drawn from those whose reference is the most similar; those of one person
-        are correlated by `alike`. Each draw has one plane, and a scale for both.
+        are correlated by `alike`. Each draw has one plane, a scale for both, and widths of its own.
         """
-        count, n = self.neighbours, len(reference)
+        n, count = len(reference), min(max(len(self.residuals) // _WINDOW, _LEAST_WINDOW), len(self.residuals))
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
         terms = _terms(reference, gap.clip(*self.gap_range)).T
         counts, person = of_several(people)
@@ -484,15 +486,73 @@ class Law:
         planes = scales * rng.multivariate_normal(
             np.zeros(3), self.covariance, draws, check_valid="ignore", method="svd"
         )
+        width, place = self.widths.at(reference), self.widths.place(reference)
+        turns = self.widths.error * rng.standard_normal((draws, 1))
         ends = np.cumsum(in_parts(draws, n))[:-1]
-        for scale, plane in zip(np.split(scales, ends), np.split(planes, ends), strict=True):
+        for scale, plane, turn in zip(*(np.split(each, ends) for each in (scales, planes, turns)), strict=True):
             drawn: Floats = self.residuals[start + of_sample.integers(count, size=(len(scale), n))]
             if together:
                 common = self.residuals[of_person.integers(len(self.residuals), size=(len(scale), len(counts)))]
                 drawn *= np.sqrt(1 - shared)
                 drawn += np.sqrt(shared) * common[:, person]
-            drawn *= scale
+            drawn *= scale * width * np.exp(turn * place)
             yield drawn, plane @ terms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Widths:
+    """How wide residuals are by the reference signal u, as their root mean square: exp(level + slope·(u − centre)).
+
+    u is limited to `limits`, its 5th to 95th percentile. error: the standard error of the slope.
+    """
+
+    level: float
+    slope: float
+    error: float
+    centre: float
+    limits: tuple[float, float]
+
+    @classmethod
+    def fit(cls, reference: Floats, residuals: Floats, *, person: NDArray[np.int64]) -> "_Widths":
+        """Fit by maximum likelihood for normal residuals (Harvey, Econometrica 44, 1976), with sandwich errors by person, (n,).
+
+        Of the mean square given the slope there is a closed form, and the likelihood left is concave: Newton's method finds it.
+        """
+        low, high = (float(q) for q in np.quantile(reference, [0.05, 0.95]))
+        place = reference.clip(low, high)
+        centre = float(place.mean())
+        place, squares, slope = place - centre, residuals**2 + 1e-12, 0.0
+        total = float(place @ place)
+        deviation = math.sqrt(total / len(place))
+        if total < 1e-12:
+            return cls(
+                level=math.log(float(squares.mean())) / 2, slope=0.0, error=0.0, centre=centre, limits=(low, high)
+            )
+        for _ in range(_NEWTON):
+            shares = squares * np.exp(-2 * slope * place)
+            shares /= shares.sum()
+            mean = float(shares @ place)
+            step = mean / max(2 * float(shares @ (place - mean) ** 2), 1e-12)
+            slope += min(max(step, -1 / deviation), 1 / deviation)
+        squares = squares * np.exp(-2 * slope * place)
+        score = np.bincount(person, weights=place * (squares / squares.mean() - 1))
+        return cls(
+            level=math.log(float(squares.mean())) / 2,
+            slope=slope,
+            error=float(np.sqrt(score @ score)) / (2 * total),
+            centre=centre,
+            limits=(low, high),
+        )
+
+    def place(self, reference: Floats) -> Floats:
+        """Return u − centre, (n,), of references, (n,)."""
+        value: Floats = reference.clip(*self.limits) - self.centre
+        return value
+
+    def at(self, reference: Floats) -> Floats:
+        """Compute how wide residuals are, (n,)."""
+        value: Floats = np.exp(self.level + self.slope * self.place(reference))
+        return value
 
 
 def in_parts(draws: int, samples: int) -> list[int]:
