@@ -298,7 +298,8 @@ def audit(
             spec=spec,
             reference=reference is not None,
             reference_test=bool(tests),
-            people=_people_taken_apart(forget, tests),
+            people=sum(count > 1 for count in Counter(forget.subjects or ()).values()),
+            pairs=tests["unlearned"].pairs if tests else 0,
             erased_since=erased_since,
             frozen=frozen_share(original),
         ),
@@ -354,13 +355,6 @@ def _drawn(
         keys = [references.remain.keys[place] for place in chosen.tolist()]
         references = replace(references, remain=references.remain.take(keys))
     return remain.take(chosen), references
-
-
-def _people_taken_apart(forget: SampleSet, tests: Mapping[str, ReferenceTest]) -> int:
-    """Count the people with several forgotten samples which the tests take for independent, as all but some reference tests do."""
-    if tests and tests["unlearned"].alike is not None:
-        return 0
-    return sum(count > 1 for count in Counter(forget.subjects or ()).values())
 
 
 def tested_by_references(

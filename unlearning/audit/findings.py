@@ -9,7 +9,7 @@ from unlearning.audit.generation import Generated, Sheet
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width, membership_power
 from unlearning.audit.nearness import Nearness
-from unlearning.audit.reference_test import LEAST_PEOPLE, ReferenceTest
+from unlearning.audit.reference_test import LEAST_PAIRS, LEAST_PEOPLE, ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import LEAST_POWER, Verdict
 from unlearning.data.objectives import Merit
@@ -115,14 +115,16 @@ def limits(
     reference: bool = False,
     reference_test: bool = False,
     people: int = 0,
+    pairs: int = 0,
     erased_since: int = 0,
     frozen: float = 0.0,
 ) -> tuple[str, ...]:
     """List the general limits of every audit, then those of this model and forget set.
 
-    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions. people: those with
-    several forgotten samples, which it took for independent. erased_since: how many samples were erased earlier on which the
-    reference models were trained. frozen: the share of the model's parameters that training leaves as they are.
+    reference: whether it compared with a retrained model. reference_test: whether it had the reference test. people: those with
+    several forgotten samples. pairs: of one person's held-out samples, by which the reference test reckons with how much alike
+    these are; 0 if it does not. erased_since: how many samples were erased earlier on which the reference models were trained.
+    frozen: the share of the model's parameters that training leaves as they are.
     """
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
@@ -154,11 +156,22 @@ def limits(
         )
     if people:
         several = f"{people:,} people have" if people > 1 else "One person has"
-        why = f", because fewer than {LEAST_PEOPLE} people have several held-out samples" if reference_test else ""
+        if pairs:
+            roughly = (
+                f", but knows it only roughly, from {pairs:,} pairs of held-out samples" if pairs < LEAST_PAIRS else ""
+            )
+            who = f"The reference test reckons with how much alike these are{roughly}. Relearning and the attacks take them"
+        else:
+            who = "The tests take these"
+        why = (
+            f", because fewer than {LEAST_PEOPLE} people have several held-out samples"
+            if reference_test and not pairs
+            else ""
+        )
         found.append(
-            f"{several} several forgotten samples. The tests take these for independent of one another{why}. If what is particular "
-            "to a person moves all of that person's samples together, intervals are too narrow, and a model that never saw the "
-            "samples fails more often than stated."
+            f"{several} several forgotten samples. {who} for independent of one another{why}. If what is particular to a person "
+            "moves all of that person's samples together, intervals are too narrow, and a model that never saw the samples fails "
+            "more often than stated."
         )
     width = auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
     if width > spec.thresholds.membership_margin:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.reference_test import ReferenceSignals, floors_of, in_parts, of_several, unseen_law
+from unlearning.audit.reference_test import Alike, ReferenceSignals, floors_of, in_parts, of_several, unseen_law
 from unlearning.specs.audit import Thresholds
 
 _EXACT = 11
@@ -69,8 +69,8 @@ def nearness(
     drawn = (sum(each) for each in law.draw(forget.unseen, forget.gap, rng, _DRAWS, people=forget.people))
     reached = np.concatenate([(np.abs(expected + others - original) - np.abs(others)).mean(axis=1) for others in drawn])
     counts, person = of_several(forget.people)
-    together = bool(law.alike) and (counts > 1).any()
-    signs = _signs_by_person(person, law.alike or 0.0, rng) if together else _signs(len(terms), rng)
+    alike = law.alike if (counts > 1).any() else None
+    signs = _signs(len(terms), rng) if alike is None else _signs_by_person(person, alike, rng)
     flipped = np.concatenate([some @ np.abs(terms) / len(terms) for some in signs])
     return Nearness(
         value=value,
@@ -94,15 +94,15 @@ def _signs(count: int, rng: np.random.Generator) -> Iterator[Floats]:
         yield _coins(draws, count, rng)
 
 
-def _signs_by_person(person: NDArray[np.int64], alike: float, rng: np.random.Generator) -> Iterator[Floats]:
-    """Draw signs, (k, n) at a time, of which two of one person are correlated by `alike`, 0 to 1; those as they are are the first.
+def _signs_by_person(person: NDArray[np.int64], alike: Alike, rng: np.random.Generator) -> Iterator[Floats]:
+    """Draw signs, (k, n) at a time, of which two of one person are as `alike` as residuals; those as they are come first.
 
     person: whom each of n samples belongs to, (n,), from 0.
     """
     yield np.ones((1, len(person)))
     for draws in in_parts(_DRAWS, len(person)):
         own, theirs = (_coins(draws, count, rng) for count in (len(person), int(person.max()) + 1))
-        yield np.where(rng.random(own.shape) < np.sqrt(alike), theirs[:, person], own)
+        yield np.where(rng.random(own.shape) < np.sqrt(alike.draw(draws, rng)), theirs[:, person], own)
 
 
 def _coins(draws: int, count: int, rng: np.random.Generator) -> Floats:

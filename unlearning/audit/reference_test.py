@@ -51,6 +51,10 @@ LEAST_HELD_OUT = 100
 """With fewer held-out samples the test says nothing: they tell too little of how far residuals reach. [ours]"""
 LEAST_PEOPLE = 20
 """People with several samples from which it is found how alike one person's residuals are. [ours]"""
+LEAST_PAIRS = 100
+"""With fewer pairs of one person's samples that is known only roughly: its standard error is above 0.1. [ours]"""
+_CORRELATIONS = np.linspace(0, 0.995, 200)
+"""Those that are tried for one person's residuals."""
 _DRAWS = 4000
 """Draws of each law."""
 _NEWTON = 20
@@ -111,8 +115,9 @@ class ReferenceTest:
     known, spread: the statistics T and Q. null: (low, high) of T between which a model that never saw the samples lies.
     alternative: what a model that knows them all falls below in 5 % of cases. max_spread: the bound of Q. samples: how many were
     compared. passed: None where the test cannot decide. power: the probability that a model which never saw the samples passes.
-    alike: the correlation of one person's residuals that it reckons with, 0 to 1; None if held-out data do not tell, so that it
-    takes the samples of a person for independent. unit: of T and of what it is compared with.
+    alike: the correlation of one person's residuals that it reckons with, 0 to 1, the mean of what is probable; None if held-out
+    data do not tell, so that it takes the samples of a person for independent. pairs: of one person's held-out samples, which tell.
+    unit: of T and of what it is compared with.
     """
 
     known: float
@@ -124,6 +129,7 @@ class ReferenceTest:
     power: float
     passed: bool | None
     alike: float | None = None
+    pairs: int = 0
     unit: str = "nats"
 
 
@@ -284,7 +290,8 @@ def _compared(
         samples=len(forget),
         power=bounds.power if speaks else 0.0,
         passed=None if not speaks else False if fails else True if known < bounds.alternative else None,
-        alike=laws.unseen.alike,
+        alike=None if (alike := laws.unseen.alike) is None else alike.value,
+        pairs=0 if alike is None else alike.pairs,
     )
 
 
@@ -407,7 +414,7 @@ class Law:
 
     coefficients: of the plane, (3,). covariance: of their errors, (3, 3). residuals: (n,), divided by the root of 1 − leverage, so
     that their mean square is that of samples to which the plane is not fitted, and by `widths`. degrees: degrees of freedom of
-    their mean square. alike: the correlation of one person's residuals, 0 to 1; None if the samples do not tell.
+    their mean square. alike: how alike one person's residuals are; None if the samples do not tell.
     """
 
     coefficients: Floats
@@ -417,7 +424,7 @@ class Law:
     residuals: Floats
     widths: "_Widths"
     degrees: float
-    alike: float | None
+    alike: "Alike | None"
 
     @classmethod
     def fit(cls, reference: Floats, gap: Floats, model: Floats, *, people: NDArray[np.int64] | None = None) -> "Law":
@@ -440,7 +447,7 @@ class Law:
         widths = _Widths.fit(reference, residuals, person=person if together else np.arange(len(model)))
         residuals = residuals / widths.at(reference)
         if together:
-            alike = _correlation(residuals, counts, person)
+            alike = Alike.fit(residuals, counts, person)
             moved = np.stack([np.bincount(person, weights=row) for row in moved])
         units, squares = moved.shape[1], residuals**2
         degrees = 2 * (units - 3) * float(squares.mean()) ** 2 / max(float(squares.var()), 1e-12)
@@ -473,15 +480,15 @@ class Law:
 
         Yields some of the draws at a time, (k, n) each, because all of a large set would not fit into memory. Results do not
         depend on that. For each sample a residual is drawn from those whose reference is the most similar; those of one person
-        are correlated by `alike`. Each draw has one plane, a scale for both, and widths of its own.
+        are correlated. Each draw has a plane, a scale, a slope of the widths, and a correlation of its own.
         """
         n, count = len(reference), min(max(len(self.residuals) // _WINDOW, _LEAST_WINDOW), len(self.residuals))
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
         terms = _terms(reference, gap.clip(*self.gap_range)).T
         counts, person = of_several(people)
-        together = bool(self.alike) and bool((counts > 1).any())
-        shared = np.where(counts[person] > 1, self.alike or 0.0, 0.0)
+        several = np.flatnonzero(counts[person] > 1)
         of_sample, of_person = rng.spawn(2)
+        alike = np.zeros((draws, 1)) if self.alike is None else self.alike.draw(draws, of_person)
         scales = np.sqrt(self.degrees / rng.chisquare(self.degrees, (draws, 1)))
         planes = scales * rng.multivariate_normal(
             np.zeros(3), self.covariance, draws, check_valid="ignore", method="svd"
@@ -489,12 +496,13 @@ class Law:
         width, place = self.widths.at(reference), self.widths.place(reference)
         turns = self.widths.error * rng.standard_normal((draws, 1))
         ends = np.cumsum(in_parts(draws, n))[:-1]
-        for scale, plane, turn in zip(*(np.split(each, ends) for each in (scales, planes, turns)), strict=True):
+        of_draws = (np.split(each, ends) for each in (scales, planes, turns, alike))
+        for scale, plane, turn, shared in zip(*of_draws, strict=True):
             drawn: Floats = self.residuals[start + of_sample.integers(count, size=(len(scale), n))]
-            if together:
+            if self.alike is not None and len(several):
                 common = self.residuals[of_person.integers(len(self.residuals), size=(len(scale), len(counts)))]
-                drawn *= np.sqrt(1 - shared)
-                drawn += np.sqrt(shared) * common[:, person]
+                own, theirs = np.sqrt(1 - shared) * drawn[:, several], np.sqrt(shared) * common[:, person[several]]
+                drawn[:, several] = own + theirs
             drawn *= scale * width * np.exp(turn * place)
             yield drawn, plane @ terms
 
@@ -555,6 +563,44 @@ class _Widths:
         return value
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Alike:
+    """How alike one person's residuals are: the correlation of any two of them.
+
+    shares: how probable each of `_CORRELATIONS` is, (k,), in sum 1. pairs: of one person's residuals, from which that is known.
+    """
+
+    shares: Floats
+    pairs: int
+
+    @classmethod
+    def fit(cls, residuals: Floats, counts: NDArray[np.int64], person: NDArray[np.int64]) -> "Alike":
+        """Estimate it from n residuals, (n,), with its error. counts, person: as of `of_several`.
+
+        Each person's pairs weigh as one sample less than it has. The estimate counts as normal around the true correlation, with
+        the variance that it has for normal residuals (Fisher, Statistical Methods for Research Workers, 1925), and each true one
+        from 0 to 1 as equally probable before [ours].
+        """
+        products = (np.bincount(person, weights=residuals) ** 2 - np.bincount(person, weights=residuals**2)) / counts
+        free = counts - 1
+        found = float(products.sum()) / int(free.sum()) / max(float((residuals**2).mean()), 1e-12)
+        own = (1 - _CORRELATIONS[:, None]) * (1 + _CORRELATIONS[:, None] * np.unique(free))
+        sizes, people = np.unique(free, return_counts=True)
+        variance = own**2 @ (2 * people * sizes / (sizes + 1)) / int(free.sum()) ** 2
+        likely = -((found - _CORRELATIONS) ** 2) / (2 * variance) - np.log(variance) / 2
+        shares = np.exp(likely - likely.max())
+        return cls(shares=shares / shares.sum(), pairs=int((counts * free).sum()) // 2)
+
+    @property
+    def value(self) -> float:
+        """Its mean, 0 to 1."""
+        return float(self.shares @ _CORRELATIONS)
+
+    def draw(self, draws: int, rng: np.random.Generator) -> Floats:
+        """Draw it, (draws, 1)."""
+        return rng.choice(_CORRELATIONS, size=(draws, 1), p=self.shares)
+
+
 def in_parts(draws: int, samples: int) -> list[int]:
     """Divide so many draws, each of so many samples, into parts that memory has room for, at least one draw each."""
     parts = min(draws, -(-draws * samples // _AT_ONCE))
@@ -572,10 +618,3 @@ def of_several(people: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDA
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     _, person, counts = np.unique(people, return_inverse=True, return_counts=True)
     return counts, person
-
-
-def _correlation(residuals: Floats, counts: NDArray[np.int64], person: NDArray[np.int64]) -> float:
-    """Compute the correlation of two residuals of one person, 0 to 1: each person's pairs weigh as one sample less than it has."""
-    of_pairs = np.bincount(person, weights=residuals) ** 2 - np.bincount(person, weights=residuals**2)
-    covariance = float((of_pairs / counts).sum()) / int((counts - 1).sum())
-    return min(max(covariance / max(float((residuals**2).mean()), 1e-12), 0.0), 1.0)

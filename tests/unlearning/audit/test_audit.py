@@ -369,22 +369,32 @@ def test_with_few_held_out_samples_the_audit_decides_as_without_references(refer
     assert found.relearnings == without.relearnings
 
 
-@pytest.mark.parametrize("people", [None, 150, 15])
-def test_a_report_says_where_one_person_s_samples_were_taken_for_independent(
-    referenced: World, people: int | None
+@pytest.mark.parametrize(
+    ("people", "of_several", "said"),
+    [
+        (None, 0, "The tests take these for independent of one another, because fewer than 20 people"),
+        (15, 30, "The tests take these for independent of one another, because fewer than 20 people"),
+        (
+            20,
+            40,
+            "reckons with how much alike these are, but knows it only roughly, from 20 pairs of held-out samples. Relearning",
+        ),
+        (150, 450, "reckons with how much alike these are. Relearning and the attacks take them for independent"),
+    ],
+)
+def test_a_report_says_which_tests_take_one_person_s_samples_for_independent(
+    referenced: World, people: int | None, of_several: int, said: str
 ) -> None:
-    """Unless held-out data have people with several samples, who show how much alike these are."""
+    """Held-out data that have people with several samples show to the reference test how much alike these are."""
     sets = {**referenced.with_forgotten(torch.arange(10)).sets}
     sets["forget"] = replace(sets["forget"], subjects=("anna",) * 4 + ("berta",) * 5 + ("carla",))
     if people is not None:
-        sets["held_out"] = replace(
-            sets["held_out"], subjects=tuple(f"other-{place % people}" for place in range(len(sets["held_out"])))
-        )
+        owners = (place % people if place < of_several else place for place in range(len(sets["held_out"])))
+        sets["held_out"] = replace(sets["held_out"], subjects=tuple(f"other-{owner}" for owner in owners))
     found = replace(referenced, sets=sets).audit("no-op", spec=SMALL, reference=None)
-    assert (found.reference_tests["unlearned"].alike is not None) is (people == 150)
-    assert any(limit.startswith("2 people have several forgotten samples.") for limit in found.limits) is (
-        people != 150
-    )
+    assert (found.reference_tests["unlearned"].alike is not None) is (of_several >= 40)
+    limit = next(limit for limit in found.limits if limit.startswith("2 people have several forgotten samples."))
+    assert said in limit
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:

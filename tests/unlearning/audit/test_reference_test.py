@@ -12,6 +12,7 @@ from unlearning.audit.nearness import nearness
 from unlearning.audit.reference_test import (
     LEAST_HELD_OUT,
     LEAST_PEOPLE,
+    Alike,
     ReferenceSignals,
     ReferenceTest,
     power_by_size,
@@ -211,8 +212,43 @@ def test_one_person_s_samples_that_move_together_fail_no_more_unseeing_models(pe
     assert sum(one.passed is False for one in known) <= 8
     assert sum(one.passed is True for one in known) >= 40
     assert np.mean([one.alike for one in known]) == pytest.approx(0.5, abs=0.1)
+    assert all(one.pairs == 500 for one in known)
     assert all(one.alike is None for one in unknown)
     assert sum(one.passed is False for one in unknown) > 8  # which is why a report states that limit
+
+
+def test_few_pairs_that_hardly_show_how_alike_one_person_s_samples_are_fail_no_more_unseeing_models() -> None:
+    """Of twenty pairs the correlation is often estimated at 0."""
+    rng, failed = np.random.default_rng(20), 0
+    for _ in range(100):
+        pairs, single = noisy(20, 2, seen=False, rng=rng, alike=0.3), noisy(210, seen=False, rng=rng)
+        held_out = ReferenceSignals(
+            **{
+                name: np.concatenate([getattr(pairs, name), getattr(single, name)])
+                for name in ("model", "unseen", "seen")
+            },
+            people=np.concatenate([pairs.people, 20 + single.people]),
+        )
+        forget = noisy(1, 100, seen=False, rng=rng, alike=0.3)
+        others = {"held_out": held_out, "remain": noisy(200, seen=True, rng=rng)}
+        failed += compare_with_references(forget=forget, thresholds=Thresholds(), **others).passed is False
+    assert failed <= 11  # five are expected at most
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize(("people", "samples"), [(20, 2), (100, 2), (30, 6)])
+def test_how_much_alike_they_are_is_known_with_its_error(people: int, samples: int, alike: float) -> None:
+    """So that the true correlation is among the middle nine tenths of what is drawn in nine of ten cases."""
+    rng, counts, person = np.random.default_rng(people), np.full(people, samples), np.repeat(np.arange(people), samples)
+    below = []
+    for _ in range(200):
+        noise = np.sqrt(alike) * rng.normal(size=people)[person] + np.sqrt(1 - alike) * rng.normal(size=len(person))
+        found = Alike.fit(noise, counts, person)
+        assert found.pairs == people * samples * (samples - 1) // 2
+        below.append((found.draw(50, rng) > alike).mean())
+    covered = np.mean([0.05 <= share <= 0.95 for share in below])
+    assert covered == pytest.approx(0.9, abs=0.07) or alike == 0
+    assert np.mean(below) == pytest.approx(1.0 if alike == 0 else 0.5, abs=0.13)
 
 
 def test_how_much_alike_a_person_s_samples_are_takes_enough_people_with_several() -> None:
