@@ -18,7 +18,7 @@ from unlearning.audit.findings import Findings
 from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
 from unlearning.networks import copy_network
-from unlearning.specs import EXACT, parse
+from unlearning.specs import AIMING, EXACT, parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps, each_step_in, run_to_completion
@@ -125,6 +125,7 @@ def audit_steps(
         reference=inputs.reference,
         references=None if inputs.references is None else inputs.references.audit,
         erased_since=0 if inputs.references is None else inputs.references.erased_since,
+        aimed=inputs.references is not None and claim.method["kind"] in AIMING,
         until_failed=claim.method["kind"] not in EXACT,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -35,9 +36,12 @@ from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.errors import ReferencesUnusable
+from unlearning.specs import AIMING, PRODUCTION
+from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
 from unlearning.training.references import PreparationCost
+from worker import attempt
 from worker import publish as publishing
 from worker.cleanup import delete_outdated_files
 from worker.inputs import JobInputs, load_inputs, load_workload
@@ -201,6 +205,7 @@ def test_a_report_says_how_many_erased_samples_the_reference_models_were_trained
     assert limits(*training_ids[:20]) == []
     (second,) = limits(*training_ids[20:30])
     assert "erased from this model later: 20." in second
+    assert "so may the result and the audit." in second
 
     prepare_model(place(bench), name="digits", plan=ReferencePlan(rounds=1, audit_rounds=1), seed=1)
     assert limits(*training_ids[30:40]) == []
@@ -340,6 +345,19 @@ def test_an_audit_is_shorter_only_where_it_has_the_reference_test(make_bench: Ca
         chosen = torch.cat([others[:count], of_class if given is whole else others[:0]])
         part = replace(inputs.held_out, audit=held_out.take(chosen))
         assert replace(given, held_out=part).tested_by_references is speaks
+
+
+def test_an_audit_knows_whether_the_method_aimed_at_references(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_with(make_bench, digits.workload().train.ids[1])
+    monkeypatch.setattr(attempt, "audit", lambda **given: given["aimed"])
+    for given, aiming in ((inputs, AIMING), (replace(inputs, references=None), frozenset())):
+        claims = {kind: SimpleNamespace(method={"kind": kind}, seed=0) for kind in PRODUCTION}
+        found = {
+            kind for kind, claim in claims.items() if attempt.audit_steps(claim, given, given.original, AuditSpec())
+        }
+        assert found == aiming
 
 
 def test_copies_are_searched_for_at_the_share_of_the_plan(make_bench: Callable[..., Bench]) -> None:

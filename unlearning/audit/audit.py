@@ -95,12 +95,14 @@ def audit(
     reference: nn.Module | None = None,
     references: AuditReferences | None = None,
     erased_since: int = 0,
+    aimed: bool = False,
     until_failed: bool = False,
 ) -> Generator[Progress, None, Findings]:
     """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
-    erased_since: how many samples were erased earlier on which the reference models were trained; the limits say so.
+    erased_since: how many samples were erased earlier on which the reference models were trained; the limits say so, if the audit
+    read what these predict, or `unlearned` comes from a method that aimed at it (`aimed`).
     until_failed: whether to leave out the relearning, which takes most of the time, if the verdict is `failed` without it.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
@@ -301,6 +303,8 @@ def audit(
             people=sum(count > 1 for count in Counter(forget.subjects or ()).values()),
             pairs=tests["unlearned"].pairs if tests else 0,
             erased_since=erased_since,
+            aimed=aimed,
+            compared=bool(tests) or (references is not None and bool(by_reference)),
             frozen=frozen_share(original),
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},

@@ -117,6 +117,8 @@ def limits(
     people: int = 0,
     pairs: int = 0,
     erased_since: int = 0,
+    aimed: bool = False,
+    compared: bool = False,
     frozen: float = 0.0,
 ) -> tuple[str, ...]:
     """List the general limits of every audit, then those of this model and forget set.
@@ -124,8 +126,10 @@ def limits(
     reference: whether it compared with a retrained model. reference_test: whether it had the reference test. people: those with
     several forgotten samples. pairs: of one person's held-out samples, by which the reference test reckons with how much alike
     these are; 0 if it does not. erased_since: how many samples were erased earlier on which the reference models were trained.
-    frozen: the share of the model's parameters that training leaves as they are.
+    aimed, compared: whether the method aimed at what these predict, and whether the audit read it. frozen: the share of the model's
+    parameters that training leaves as they are.
     """
+    results = [name for name, follows in (("the result", aimed), ("the audit", compared)) if follows]
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
         "attacks.",
@@ -143,10 +147,10 @@ def limits(
         found.append(
             "The operator states that the retrained model never saw the forgotten samples. The audit cannot check this."
         )
-    if erased_since:
+    if erased_since and results:
         found.append(
             f"Reference models were trained on samples that were erased from this model later: {erased_since:,}. What they predict "
-            "may follow these samples, and so may the result and its audit. The operator can prepare the references anew "
+            f"may follow these samples, and so may {' and '.join(results)}. The operator can prepare the references anew "
             "(`expunge references`); then models that never saw the erased samples take their place."
         )
     if frozen:

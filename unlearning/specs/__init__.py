@@ -32,6 +32,7 @@ from unlearning.specs.methods import (
     Stop,
 )
 from unlearning.specs.parsing import (
+    AIMING,
     BASELINES,
     CHEAP_REWIND,
     DEFAULT_POLICY,
@@ -48,6 +49,7 @@ from unlearning.specs.parsing import (
 )
 
 __all__ = [
+    "AIMING",
     "BASELINES",
     "CHEAP_REWIND",
     "CT",

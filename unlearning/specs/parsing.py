@@ -93,6 +93,9 @@ SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}
 EXACT = frozenset({"retrain", "rewind", "drop_adapter"})
 """The methods whose result is exact by construction: no forgotten sample took part in any of the new weights."""
 
+AIMING = frozenset({"matching", "ieu", "ltu"})
+"""The methods that aim at the reference predictions of the forgotten samples, where there are some."""
+
 CHEAP_REWIND = Rewind(max_share=0.5)
 """A rewind that costs less than half of a retraining is tried before the methods that approximate."""
 

@@ -48,7 +48,13 @@ class World:
         return replace(self, sets={**self.sets, "forget": self.sets["forget"].take(index)})
 
     def audit(
-        self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None, **about_rows: Any
+        self,
+        case: str | nn.Module,
+        *,
+        spec: AuditSpec = FAST,
+        reference: str | None = None,
+        erased_since: int = 0,
+        **about_rows: Any,
     ) -> Findings:
         unlearned = self.models[case] if isinstance(case, str) else case
         return run_to_completion(
@@ -60,6 +66,7 @@ class World:
                 seed=0,
                 reference=self.models[reference] if reference else None,
                 references=None if self.references is None else self._rows(self.references, **about_rows),
+                erased_since=erased_since,
                 **self.sets,
             )
         )

@@ -1,6 +1,7 @@
 import copy
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World, trained
 from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
-from unlearning.audit.findings import Findings
+from unlearning.audit.findings import Findings, limits
 from unlearning.audit.measures import measure
+from unlearning.audit.membership import pair_sets
 from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import Signals, audit_copy, observe, observe_all
 from unlearning.data.samples import SampleSet, joined
@@ -359,7 +361,8 @@ def test_held_out_samples_of_a_class_that_is_forgotten_as_a_whole_do_not_count_f
 def test_with_few_held_out_samples_the_audit_decides_as_without_references(referenced: World) -> None:
     held_out = referenced.sets["held_out"].take(torch.arange(60))
     few = replace(referenced, sets={**referenced.sets, "held_out": held_out})
-    found, without = few.audit("no-op", spec=SMALL), replace(few, references=None).audit("no-op", spec=SMALL)
+    found = few.audit("no-op", spec=SMALL, erased_since=20)
+    without = replace(few, references=None).audit("no-op", spec=SMALL)
 
     assert (found.reference_tests, found.power_by_size, found.nearness) == ({}, {}, None)
     assert any("needs 100 held-out samples to compare with and had 60" in one for one in found.verdict.warnings)
@@ -395,6 +398,26 @@ def test_a_report_says_which_tests_take_one_person_s_samples_for_independent(
     assert (found.reference_tests["unlearned"].alike is not None) is (of_several >= 40)
     limit = next(limit for limit in found.limits if limit.startswith("2 people have several forgotten samples."))
     assert said in limit
+
+
+@pytest.mark.parametrize(
+    ("aimed", "compared", "said"),
+    [
+        (True, True, "so may the result and the audit."),
+        (True, False, "so may the result."),
+        (False, True, "so may the audit."),
+        (False, False, None),
+    ],
+)
+def test_a_report_names_erased_samples_only_for_what_may_follow_them(
+    small: World, aimed: bool, compared: bool, said: str | None
+) -> None:
+    pairing = pair_sets(small.sets["forget"], small.sets["held_out"], objective=OBJECTIVE, spec=SMALL, seed=0)
+    membership = SimpleNamespace(matched=False, unmatched=0)
+    about = {"forget": 30, "spec": SMALL, "erased_since": 20, "aimed": aimed, "compared": compared}
+    found = [limit for limit in limits(membership=membership, pairing=pairing, **about) if "erased" in limit]
+    assert len(found) == (said is not None)
+    assert all(said is not None and said in limit for limit in found)
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:

@@ -1,5 +1,6 @@
 """What a registration finds that a model lacks is what methods then refuse: each on each objective, in every combination."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
-from unlearning.methods.registry import find_lacks
-from unlearning.specs import PRODUCTION, SPECS
+from unlearning.methods.registry import METHODS, find_lacks
+from unlearning.specs import AIMING, PRODUCTION, SPECS
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import Need, why_unsuitable
 from unlearning.specs.training import DPSGD, Ready2Unlearn
@@ -25,6 +26,10 @@ from unlearning.steps import run_to_completion
 from unlearning.training.loop import train
 from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun
+
+
+def test_methods_that_aim_at_references_are_named() -> None:
+    assert {kind for kind, method in METHODS.items() if "reference_aims" in vars(inspect.getmodule(method))} == AIMING
 
 
 class Case(NamedTuple):
