@@ -38,7 +38,7 @@ MAX_MESSAGE_LENGTH = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JobReferences:
-    """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit`, from the audit's rounds.
+    """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit` (`AuditReferences`).
 
     remaining: all rows but those of the forget set; they are what the model keeps once the job has published. tested: the positions
     of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one. copies: of the

@@ -137,9 +137,12 @@ class ReferenceTest:
 class AuditReferences:
     """Reference predictions of an audit's sets, row by row in the order of their samples.
 
-    Only `unseen` and `seen` are read: they come from rounds that no method aims at. copied: forgotten samples of which a near-copy
-    remains, which no model that is trained on it is without; they are left out of the forget set. testable: False if all are such,
-    and the forget set is all of them: nothing tells a model that never saw them then.
+    The reference test and nearness read `unseen` and `seen` alone: they come from rounds that no method aims at. `predictions`, at
+    which methods do aim, are read for the signals of class probabilities, such as entropy, of which the file holds nothing else.
+    They explain another attack's signal away (`signal_beside_margin`) by a slope that is fitted on held-out samples, and never make
+    a model pass the reference test. copied: forgotten samples of which a near-copy remains, which no model that is trained on it is
+    without; they are left out of the forget set. testable: False if all are such, and the forget set is all of them: nothing tells
+    a model that never saw them then.
     """
 
     forget: References
