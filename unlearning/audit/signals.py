@@ -130,7 +130,9 @@ def observe(
             parts.append(_of_batch(objective, found, probabilities=probabilities))
             targets.append(found.targets)
     whole = joined_signals(parts)
-    return whole if objective.logits is not None else _with_chance(whole, objective, model, samples, torch.cat(targets))
+    if objective.logits is not None:
+        return whole
+    return _with_chance(whole, objective, model, samples, torch.cat(targets), batch_size=batch_size)
 
 
 def observe_all(
@@ -202,14 +204,16 @@ def _of_batch(objective: Objective, found: Answers, *, probabilities: bool) -> S
 
 
 def _with_chance(
-    found: Signals, objective: Objective, model: nn.Module, samples: SampleSet, targets: Tensor
+    found: Signals, objective: Objective, model: nn.Module, samples: SampleSet, targets: Tensor, *, batch_size: int
 ) -> Signals:
     """Add what whoever knows how often each target occurs, and no input, would reach on targets (n, …)."""
     merit, guess = objective.utility, objective.guessed(targets)
     if guess is None:
         # Nobody says what a guess is: then it is the answer to another sample.
         others = samples.convert_targets(_shuffled)
-        answered = batched_answers(objective, model, others, device=device_of(model, samples.device))
+        answered = batched_answers(
+            objective, model, others, device=device_of(model, samples.device), max_size=batch_size
+        )
         guess = Answers(answered.losses.double().cpu(), None, answered.targets.cpu())
     return replace(
         found,

@@ -20,8 +20,9 @@ from unlearning.audit.signals import (
     signals,
     signals_of_probabilities,
 )
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, regression
-from unlearning.data.objectives.objective import fitted
+from unlearning.data.objectives.objective import Forward, fitted
 from unlearning.data.samples import SampleSet
 from unlearning.training.loop import fresh
 
@@ -132,8 +133,16 @@ def test_the_loss_is_the_objective_s(world: World) -> None:
 
 def test_losses_alone_are_attacked_and_compared_with_other_samples_targets(world: World) -> None:
     samples = world.sets["held_out"]
-    objective = Objective(losses=OBJECTIVE.losses)
-    found = observe(audit_copy(world.models["original"], samples), samples, objective=objective)
+    sizes = []
+
+    def losses(model: Forward, batch: Batch) -> torch.Tensor:
+        sizes.append(batch.size)
+        return OBJECTIVE.losses(model, batch)
+
+    objective = Objective(losses=losses)
+    found = observe(audit_copy(world.models["original"], samples), samples, objective=objective, batch_size=30)
+    assert max(sizes) == 30
+    assert sum(sizes) == 2 * len(samples)
     usual = observe(audit_copy(world.models["original"], samples), samples, objective=OBJECTIVE)
     assert found.attacks == ("loss",)
     assert np.allclose(found.loss, usual.loss, rtol=1e-3, atol=1e-4)
