@@ -220,7 +220,7 @@ def test_one_person_s_samples_that_move_together_fail_no_more_unseeing_models(pe
 def test_few_pairs_that_hardly_show_how_alike_one_person_s_samples_are_fail_no_more_unseeing_models() -> None:
     """Of twenty pairs the correlation is often estimated at 0."""
     rng, failed = np.random.default_rng(20), 0
-    for _ in range(100):
+    for _ in range(60):
         pairs, single = noisy(20, 2, seen=False, rng=rng, alike=0.3), noisy(210, seen=False, rng=rng)
         held_out = ReferenceSignals(
             **{
@@ -229,10 +229,10 @@ def test_few_pairs_that_hardly_show_how_alike_one_person_s_samples_are_fail_no_m
             },
             people=np.concatenate([pairs.people, 20 + single.people]),
         )
-        forget = noisy(1, 100, seen=False, rng=rng, alike=0.3)
+        forget = noisy(1, 30, seen=False, rng=rng, alike=0.3)
         others = {"held_out": held_out, "remain": noisy(200, seen=True, rng=rng)}
         failed += compare_with_references(forget=forget, thresholds=Thresholds(), **others).passed is False
-    assert failed <= 11  # five are expected at most
+    assert failed <= 8
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.3, 0.8])
