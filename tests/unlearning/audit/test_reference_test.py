@@ -154,7 +154,7 @@ def test_how_wide_residuals_are_follows_the_reference_with_the_error_of_its_fit(
 def test_odd_samples_whose_residuals_reach_farther_fail_no_more_unseeing_models(
     forgotten: int, held_out: int, odd: float
 ) -> None:
-    """With residuals as wide as the usual ones a quarter and more of the models failed in the first two cases."""
+    """With residuals as wide as the usual ones, a third of the models failed in the first case."""
     rng, failed = np.random.default_rng([forgotten, held_out]), 0
     for _ in range(60):
         others = {"held_out": noisy(held_out, seen=False, rng=rng, uneven=0.25)}
