@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unlearning import small
 from tests.unlearning.kinds import KINDS, OBJECTIVES, make_task
-from tests.unlearning.small import convolutional, dropping, normalised, plain, same, start, state, task
+from tests.unlearning.small import convolutional, dropping, normalised, plain, same, start, state
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS, unlearn
@@ -24,7 +25,8 @@ from unlearning.steps import Progress, run_to_completion
 from unlearning.task import Task
 
 BUILDS = [plain, normalised, dropping, convolutional]
-FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16}
+FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16, "attackers": 2}
+SHORT = dataclasses.replace(small.RECIPE, epochs=2)
 
 OF_SOME_MODELS = {"drop_adapter", "certified", "ct"}
 """They need a model with adapters, one with a head alone to train, and one with square kernels; see test_drop_adapter.py,
@@ -41,6 +43,11 @@ def spec_of(kind: str) -> Spec:
     cls = SPECS[kind]
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in FEW.items() if name in names})
+
+
+def task(build: Callable[[], nn.Module] = normalised, *, forgotten: int = 24, seed: int = 3) -> Task:
+    """As `small.task`, with a short training for the methods that train anew."""
+    return dataclasses.replace(small.task(build, forgotten=forgotten, seed=seed), recipe=SHORT, state=State())
 
 
 def random_state() -> tuple[bytes, bytes, object]:
@@ -342,12 +349,40 @@ def memorised(name: str) -> Task:
     return dataclasses.replace(given, model=copy_network(given.model), state=State())
 
 
+def is_refused(kind: str, name: str, *, references: bool) -> bool:
+    objective = OBJECTIVES[name].objective
+    offered = {
+        Need.CLASSES: objective.classes is not None,
+        Need.CLASS_PROBABILITIES: objective.logits is not None,
+        Need.RANDOM_TARGETS: objective.scramble is not None or (kind == "ltu" and references),
+        Need.REFERENCES: references,
+        Need.RANDOM_ACCESS: True,
+        Need.WHOLE_MODEL: True,
+        Need.SLICES: True,  # `start` gives them
+    }
+    return not all(offered[need] for need in NEEDS[kind])
+
+
+def quick(kind: str, name: str, *, references: bool) -> bool:
+    """Jobs run the methods of PRODUCTION with any objective; the others are compared with them."""
+    return kind in PRODUCTION or name == "classification" or is_refused(kind, name, references=references)
+
+
+METHODS_BY_REFERENCES = [(kind, False) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"matching"})] + [
+    (kind, True) for kind in sorted(WITH_REFERENCES)
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "references"),
-    [(kind, False) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"matching"})]
-    + [(kind, True) for kind in sorted(WITH_REFERENCES)],
+    ("kind", "name", "references"),
+    [
+        pytest.param(
+            kind, name, references, marks=() if quick(kind, name, references=references) else pytest.mark.slow
+        )
+        for name in sorted(OBJECTIVES)
+        for kind, references in METHODS_BY_REFERENCES
+    ],
 )
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_is_served_or_refused_with_the_reason_before_anything_changes(
     kind: str, name: str, references: bool
 ) -> None:
@@ -355,16 +390,7 @@ def test_every_objective_is_served_or_refused_with_the_reason_before_anything_ch
     given = memorised(name)
     if not references:
         given.references = None
-    offered = {
-        Need.CLASSES: given.objective.classes is not None,
-        Need.CLASS_PROBABILITIES: given.objective.logits is not None,
-        Need.RANDOM_TARGETS: given.objective.scramble is not None or (kind == "ltu" and references),
-        Need.REFERENCES: given.references is not None,
-        Need.RANDOM_ACCESS: True,
-        Need.WHOLE_MODEL: True,
-        Need.SLICES: True,  # `start` gives them
-    }
-    refused = not all(offered[need] for need in NEEDS[kind])
+    refused = is_refused(kind, name, references=references)
     declared = name.split(",")[0].replace(" ", "_").replace("-", "_")
     if declared in OFFERS:
         assert refused is not suits(kind, declared)

@@ -139,10 +139,11 @@ def _train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = _perceptron(x.shape[-1], widths).to(x.device)
-    optimiser = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=1e-3)
+    optimiser = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=1e-3, fused=True)
+    x = (x - mean) / scale
     with torch.enable_grad():
         for _ in range(_EPOCHS):
-            logit = head((x - mean) / scale).squeeze(-1)
+            logit = head(x).squeeze(-1)
             loss = (functional.binary_cross_entropy_with_logits(logit, labels, reduction="none") * balance).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
