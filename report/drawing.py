@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Placeholders for roles; `in_colours` replaces them.
@@ -83,7 +84,10 @@ def draw(
         axes.set_title(title)
         axes.tick_params(length=0, pad=5)
         text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        # `Figure.savefig` would draw the figure once more before, with nothing to show for it.
+        FigureCanvasSVG(figure).print_svg(
+            text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     return Panel(name=name, title=title, description=description, svg=_clean(text.getvalue(), name))
 
 

@@ -34,8 +34,8 @@ def small(world: World) -> World:
 
 @pytest.fixture(scope="module")
 def known(world: World) -> dict[str, Findings]:
-    cases = ("retrained", "no-op", "ascended", "collapsed", "diverged")
-    return {case: world.audit(case, reference="retrained" if case == "no-op" else None) for case in cases}
+    whole = {"retrained": world.audit("retrained"), "no-op": world.audit("no-op", reference="retrained")}
+    return whole | {case: world.audit(case, spec=SMALL) for case in ("ascended", "collapsed", "diverged")}
 
 
 def test_a_model_that_truly_never_saw_the_data_is_verified(known: dict[str, Findings]) -> None:
@@ -222,7 +222,10 @@ def test_measure_gives_the_columns_of_a_table(world: World, known: dict[str, Fin
     assert {k: v for k, v in found.items() if k != "membership_auc"} == full.measures["unlearned"].table
 
 
-@pytest.mark.parametrize("count", [30, 150])
+few_or_many = pytest.mark.parametrize("count", [30, pytest.param(150, marks=pytest.mark.slow)])
+
+
+@few_or_many
 def test_with_references_a_model_that_never_saw_the_samples_is_verified_on_thirty_of_them(
     referenced: World, count: int
 ) -> None:
@@ -233,12 +236,12 @@ def test_with_references_a_model_that_never_saw_the_samples_is_verified_on_thirt
     assert found.reference_tests["reference"].passed is True
 
 
-@pytest.mark.parametrize("count", [30, 150])
+@few_or_many
 @pytest.mark.parametrize("case", ["no-op", "ascended", "collapsed"])
 def test_with_references_a_model_that_still_knows_or_knows_nothing_fails(
     referenced: World, case: str, count: int
 ) -> None:
-    assert referenced.with_forgotten(torch.arange(count)).audit(case).verdict.value == "failed"
+    assert referenced.with_forgotten(torch.arange(count)).audit(case, spec=SMALL).verdict.value == "failed"
 
 
 def test_an_audit_of_a_part_of_what_remains_finds_what_one_of_that_part_alone_finds(
