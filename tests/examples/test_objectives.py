@@ -21,7 +21,7 @@ def test_a_plain_script_is_registered_and_a_request_is_published_verified_or_wit
     reference = f"examples.{name}:workload"
     untrained = save_weights(workload.build(), tmp_path)[0]
     with pytest.raises(CannotRegister, match=merit):
-        register_workload(site.where, name=name, reference=reference, weights=untrained)
+        register_workload(site.where, name=name, reference=reference, weights=untrained, dry_run=False)
     weights = save_weights(example.train(), tmp_path)[0]
     register_workload(site.where, name=name, reference=reference, weights=weights, approve_utility_drop=100.0)
 

@@ -28,6 +28,7 @@ from unlearning.training.references import prepare_references
 OBJECTIVE = classification(10)
 FORGOTTEN = 150
 FAST = AuditSpec(replicates=400, vector_seeds=2, relearn_controls=5)
+SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 
 
 def network() -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World, trained
+from tests.unlearning.audit.conftest import FAST, OBJECTIVE, SMALL, World, trained
 from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings, limits
@@ -20,10 +20,7 @@ from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import Signals, audit_copy, observe, observe_all
 from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
-from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
-
-SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unlearning.audit.conftest import World, trained
+from tests.unlearning.audit.conftest import SMALL, World, trained
 from unlearning.audit.causes import likely_causes
 from unlearning.audit.findings import Findings
 from unlearning.data.near_copies import Copies, find_copies
@@ -25,7 +25,7 @@ def audited(world: World, *, forget: SampleSet, remain: SampleSet) -> Findings:
         sets={**world.sets, "forget": forget, "remain": remain},
         models={"original": trained(joined(forget, remain), seed=0), "retrained": trained(remain, seed=1)},
     )
-    found = given.audit("retrained")
+    found = given.audit("retrained", spec=SMALL)
     return replace(found, verdict=replace(found.verdict, value="failed"))
 
 
@@ -53,7 +53,7 @@ def test_wrong_labels_are_named(world: World) -> None:
 
 @pytest.fixture(scope="module")
 def retrained(world: World) -> Findings:
-    return world.audit("retrained")
+    return world.audit("retrained", spec=SMALL)
 
 
 def test_typical_samples_have_neither_and_that_is_said(world: World, retrained: Findings) -> None:

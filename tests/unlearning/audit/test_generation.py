@@ -1,5 +1,6 @@
 """What a model generates, against published formulas, brute force, and models whose pictures are known."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import IterableDataset
 from tests.unlearning.kinds import OBJECTIVES, make_task, samples
 from unlearning.audit.audit import audit
 from unlearning.audit.generation import (
+    GenerationSets,
     frechet_distance,
     measure_generation,
     prepare_generation,
@@ -79,6 +81,13 @@ def sets(*, whole_class: bool) -> dict[str, SampleSet]:
         "held_out": a_set(*pictures(30, seed=2), "held_out"),
         "test": a_set(*pictures(60, seed=3), "test"),
     }
+
+
+@functools.cache
+def asked_of(*, whole_class: bool) -> GenerationSets:
+    found = prepare_generation(sets(whole_class=whole_class), objective=OBJECTIVE, spec=SPEC, seed=0)
+    assert found is not None
+    return found
 
 
 class Pictures(IterableDataset[dict[str, Any]]):
@@ -174,9 +183,7 @@ def test_larger_images_of_any_form_are_classified_too() -> None:
 
 @pytest.mark.parametrize("knows", [True, False])
 def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_does_not(knows: bool) -> None:
-    given = sets(whole_class=True)
-    prepared = prepare_generation(given, objective=OBJECTIVE, spec=SPEC, seed=0)
-    assert prepared is not None
+    given, prepared = sets(whole_class=True), asked_of(whole_class=True)
     other = pictures(3, seed=7)[0]
     printed = other.clone()
     printed[2] = given["forget"].inputs["images"][0] if knows else other[0]
@@ -191,9 +198,7 @@ def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_d
 
 
 def test_a_sheet_shows_each_forgotten_image_once_over_the_nearest_that_was_generated_from_the_same_noise() -> None:
-    given = sets(whole_class=True)
-    prepared = prepare_generation(given, objective=OBJECTIVE, spec=SPEC, seed=0)
-    assert prepared is not None
+    given, prepared = sets(whole_class=True), asked_of(whole_class=True)
     forgotten, other = given["forget"].inputs["images"], pictures(30, seed=7)[0]
     before = torch.cat(
         [other, forgotten[:12].flip(0)]
@@ -213,8 +218,7 @@ def test_a_sheet_shows_each_forgotten_image_once_over_the_nearest_that_was_gener
 
 
 def test_a_model_that_generates_no_numbers_is_measured_and_generates_nothing_of_a_class() -> None:
-    prepared = prepare_generation(sets(whole_class=True), objective=OBJECTIVE, spec=SPEC, seed=0)
-    assert prepared is not None
+    prepared = asked_of(whole_class=True)
     found, images = measure_generation(Printing(torch.full((3, *SHAPE), torch.nan)).eval(), prepared)
     assert all(np.isfinite(one.value) for one in found.values())
     assert found["regeneration"].value == 0.0
@@ -222,8 +226,7 @@ def test_a_model_that_generates_no_numbers_is_measured_and_generates_nothing_of_
 
 
 def test_single_samples_have_no_forgotten_class() -> None:
-    prepared = prepare_generation(sets(whole_class=False), objective=OBJECTIVE, spec=SPEC, seed=0)
-    assert prepared is not None
+    prepared = asked_of(whole_class=False)
     found, _ = measure_generation(Printing(pictures(3, seed=7)[0]).eval(), prepared)
     assert sorted(found) == ["frechet_distance", "other_classes", "regeneration", "regeneration_unseen"]
 

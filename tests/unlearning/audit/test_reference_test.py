@@ -115,7 +115,7 @@ def noisy(
 def test_few_held_out_samples_fail_no_more_unseeing_models_and_the_power_is_theirs(
     forgotten: int, held_out: int, passing: float
 ) -> None:
-    """The law's own error does not shrink with the forget set: without it 9 of the 60 models failed in the second case, a quarter in the first."""
+    """The law's own error does not shrink with the forget set: without it 9 of 60 models failed in the second case."""
     rng, found = np.random.default_rng([forgotten, held_out]), []
     for _ in range(60):
         others = {"held_out": noisy(held_out, seen=False, rng=rng), "remain": noisy(1000, seen=True, rng=rng)}

@@ -283,8 +283,12 @@ def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> 
 
 @pytest.mark.parametrize(
     ("forgotten", "held_out", "parts", "count"),
-    [(96, 2000, 1, 96), (300, 500, 4, 75), (300, 150, 4, 75), (100, 60, 2, 30)],
-    ids=["one part", "parts", "controls that overlap", "few that overlap"],
+    [
+        pytest.param(96, 2000, 1, 96, id="one part", marks=pytest.mark.slow),
+        pytest.param(300, 500, 4, 75, id="parts"),
+        pytest.param(300, 150, 4, 75, id="controls that overlap", marks=pytest.mark.slow),
+        pytest.param(100, 60, 2, 30, id="few that overlap"),
+    ],
 )
 def test_the_ratio_s_interval_covers_a_set_never_learned_as_often_as_it_says(
     forgotten: int, held_out: int, parts: int, count: int
@@ -346,7 +350,7 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
     """The sanity checks of the normalisations: T(θ_o) = 0, and every ratio to the retrained model is 1, every area 0, for it."""
     given = task(plain)
     retrained = fit(given.build, given.remain, given.recipe, objective=small.OBJECTIVE, seed=1)
-    spec = AuditSpec(relearn_controls=3, relearn_delta=0.3)
+    spec = AuditSpec(relearn_controls=3, relearn_delta=0.3, relearn_steps=8)
     found, held_out = {}, samples(80, seed=21)
     known = OriginalLosses(
         **{
@@ -373,7 +377,7 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
     assert retrained.reference.steps[-1] == max(drawn, retrained.reference.delay)
 
 
-@pytest.mark.parametrize("count", [3, 10])
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ["original", "retrained"])
 def test_few_samples_are_compared_with_many_control_sets_until_it_is_clear(world: World, case: str, count: int) -> None:
     """Samples that models which never saw them get wrong: the original learns them at once, and a retrained model as new data."""

@@ -376,9 +376,7 @@ METHODS_BY_REFERENCES = [(kind, False) for kind in sorted(METHODS.keys() - OF_SO
 @pytest.mark.parametrize(
     ("kind", "name", "references"),
     [
-        pytest.param(
-            kind, name, references, marks=() if quick(kind, name, references=references) else pytest.mark.slow
-        )
+        pytest.param(kind, name, references, marks=() if quick(kind, name, references=references) else pytest.mark.slow)
         for name in sorted(OBJECTIVES)
         for kind, references in METHODS_BY_REFERENCES
     ],

@@ -10,7 +10,15 @@ import torch
 
 from tests.unlearning.audit.attacks.conftest import QUICK
 from tests.unlearning.small import OBJECTIVE
-from unlearning.audit.attacks.shadows import Repeats, estimate_cost, run_repeat, run_repeats, run_shadow, run_shadows
+from unlearning.audit.attacks.shadows import (
+    Repeats,
+    Shadows,
+    estimate_cost,
+    run_repeat,
+    run_repeats,
+    run_shadow,
+    run_shadows,
+)
 from unlearning.audit.attacks.study import Study, members_of, own_references, seed_of
 from unlearning.audit.signals import observe
 from unlearning.data.samples import joined
@@ -22,6 +30,17 @@ from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
 from unlearning.training.loop import fit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shadows")
+
+
+@pytest.fixture(scope="module")
+def four(small_study: Study, folder: Path) -> Shadows:
+    """Four shadow models, which are stored in `folder`."""
+    return run_to_completion(run_shadows(small_study, count=4, folder=folder))
 
 
 def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study, tmp_path: Path) -> None:
@@ -70,35 +89,36 @@ def test_with_a_plan_each_shadow_model_unlearns_with_references_of_its_own(small
         run_to_completion(run_shadow(dataclasses.replace(study, plan=None), 3, tmp_path))
 
 
-def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Path) -> None:
-    found = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
-    pool = found.before[:, : found.members.shape[1]]
+def test_members_have_larger_margins_as_trained(four: Shadows) -> None:
+    pool = four.before[:, : four.members.shape[1]]
 
-    assert found.members.shape == (4, 48)
-    assert found.before.shape == found.after.shape == (4, 48 + 56)
-    assert pool[found.members].mean() > pool[~found.members].mean() + 1
+    assert four.members.shape == (4, 48)
+    assert four.before.shape == four.after.shape == (4, 48 + 56)
+    assert pool[four.members].mean() > pool[~four.members].mean() + 1
 
 
-def test_an_interrupted_study_continues_and_gives_the_same_results(small_study: Study, tmp_path: Path) -> None:
-    whole = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "whole"))
-    steps = run_shadows(small_study, count=4, folder=tmp_path / "parts")
+def test_an_interrupted_study_continues_and_gives_the_same_results(
+    small_study: Study, four: Shadows, tmp_path: Path
+) -> None:
+    steps = run_shadows(small_study, count=4, folder=tmp_path)
     for progress in steps:
         if progress.step == 2 and progress.metrics["run"] > 0.3:
             break
     steps.close()
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.npz")}
-    resumed = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "parts"))
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    resumed = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
 
     assert len(written) == 2
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
     for name in ("members", "before", "after"):
-        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(four, name))
 
 
-def test_neither_weights_nor_ids_are_kept(small_study: Study, tmp_path: Path) -> None:
-    run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
-    content = b"".join(path.read_bytes() for path in tmp_path.rglob("*.npz"))
+@pytest.mark.usefixtures("four")
+def test_neither_weights_nor_ids_are_kept(small_study: Study, folder: Path) -> None:
+    content = b"".join(path.read_bytes() for path in folder.rglob("*.npz"))
 
+    assert content
     assert not any(sample.encode() in content for sample in small_study.pool.ids)
     assert len(content) < 4 * sum(p.numel() for p in small_study.task.model.parameters()) * 8
 
@@ -154,20 +174,20 @@ def test_a_merit_below_zero_has_no_ratio(best: float, unlearned: float, retraine
     assert found.utility == pytest.approx(wanted)
 
 
-def test_runs_that_are_done_are_not_counted(small_study: Study, tmp_path: Path) -> None:
-    before = estimate_cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
-    run_to_completion(run_shadows(small_study, count=6, folder=tmp_path))
-    after = estimate_cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
+@pytest.mark.usefixtures("four")
+def test_runs_that_are_done_are_not_counted(small_study: Study, folder: Path, tmp_path: Path) -> None:
+    before, after = (
+        estimate_cost(small_study, shadow_count=6, repeat_count=4, folder=where) for where in (tmp_path, folder)
+    )
 
-    assert (before.shadows, before.repeats) == (8, 4)
+    assert (before.shadows, before.repeats) == (6, 4)
     assert (after.shadows, after.repeats) == (2, 4)
     assert before.seconds > 0
 
 
-def test_nothing_left_costs_nothing(small_study: Study, tmp_path: Path) -> None:
-    run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
-
-    assert estimate_cost(small_study, shadow_count=4, repeat_count=0, folder=tmp_path).seconds == 0
+@pytest.mark.usefixtures("four")
+def test_nothing_left_costs_nothing(small_study: Study, folder: Path) -> None:
+    assert estimate_cost(small_study, shadow_count=4, repeat_count=0, folder=folder).seconds == 0
 
 
 def test_the_estimate_leaves_the_model_alone(small_study: Study, tmp_path: Path) -> None:
