@@ -85,7 +85,8 @@ def draw(
         axes.tick_params(length=0, pad=5)
         text = StringIO()
         # `Figure.savefig` would draw the figure once more before, with nothing to show for it.
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     return Panel(name=name, title=title, description=description, svg=_clean(text.getvalue(), name))
 
 

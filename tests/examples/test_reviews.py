@@ -87,7 +87,7 @@ def test_ten_real_reviews_are_erased(tmp_path: Path, site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["workload", "frozen_workload"])
 def test_ten_reviews_are_erased(name: str, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reviews, "EPOCHS", 8)  # a third: the way is what is tested, not how well it is known
+    monkeypatch.setattr(reviews, "EPOCHS", 4)  # a sixth: the way is what is tested, not how well it is known
     reference = f"examples.reviews:{name}"
     made = getattr(reviews, name)()
     trained = train_workload(reference, allowed=("examples",), folder=tmp_path / "weights", references=PLAN)
