@@ -219,10 +219,11 @@ def _rewrite_references(session: Session, later: bytes, rewrite: Rewrite) -> tup
         row.sha256, row.path = new.sha256, new.path
         done += 1
         for version in holding_references(session, row.model_id):
-            held = rewrite(held_references(version), lambda digest: rehash(digest, later))
-            if held is None:
+            after = held_references(version)
+            held = after and rewrite(after, lambda digest: rehash(digest, later))
+            if after is not None and held is None:
                 unreadable.append(names[row.model_id])
                 continue
             hold_references(version, before=new, after=held)
-            done += 1
+            done += held is not None
     return done, sorted(set(unreadable))

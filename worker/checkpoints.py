@@ -159,5 +159,5 @@ def _identity(claim: Claim, plan: CheckpointPlan) -> dict[str, Any]:
         "seed": claim.seed,
         "weights": claim.weights_sha256,
         "forget": samples_sha256(claim.forget),
-        "erased": samples_sha256(claim.erased),
+        "erased": samples_sha256(claim.left_out),
     }

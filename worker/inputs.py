@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ledger.jobs.claims import Claim
+from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest
 from unlearning.audit.audit import tested_by_references
 from unlearning.audit.reference_test import AuditReferences
@@ -40,14 +41,13 @@ MAX_MESSAGE_LENGTH = 300
 class JobReferences:
     """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit` (`AuditReferences`).
 
-    remaining: all rows but those of the forget set; they are what the model keeps once the job has published. tested: the positions
-    of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one. copies: of the
-    forget set in D_r. erased_since: how many samples earlier jobs erased on which reference models were trained.
+    tested: the positions of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all
+    have one. copies: of the forget set in D_r. erased_since: how many samples earlier jobs erased on which reference models were
+    trained.
     """
 
     aims: ReferencePredictions
     audit: AuditReferences
-    remaining: References
     tested: Tensor
     copies: Copies
     erased_since: int = 0
@@ -60,8 +60,9 @@ class JobInputs:
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
     reference: a model trained on D_r alone, if there is one. erased: how many samples of the training set earlier jobs made the
     model forget. references: the model's reference predictions; None if it has none or, with the clause `references_unused` that
-    says why, if they cannot be used. checkpoints: the weights after slices of the model's training that may be used
-    (`worker.slices`).
+    says why, if they cannot be used. remaining_references: all rows of their file, used or not, but those of what this job and
+    earlier ones erase: they are what the model keeps once the job has published; None if the file cannot be read. checkpoints: the
+    weights after slices of the model's training that may be used (`worker.slices`).
     """
 
     workload: Workload
@@ -75,6 +76,7 @@ class JobInputs:
     device: torch.device
     references: JobReferences | None = None
     references_unused: str | None = None
+    remaining_references: References | None = None
     checkpoints: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -114,12 +116,22 @@ def load_inputs(
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
     split = split_train(
-        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
+        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.left_out
     )
     split = Split(split.forget.in_memory().to(device), split.remain.to(device), split.erased)
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
-    references, unused = _load_references(claim, split, held_out, settings, original=original, workload=workload)
+    kept, unused = None, None
+    if claim.references is not None:
+        kept, unused = read_references(claim.references, settings)
+    references = None
+    if kept is not None:
+        try:
+            references = _use_references(kept, claim, split, held_out, settings, original=original, workload=workload)
+        except ReferencesUnusable as error:
+            unused = str(error).rstrip(".")
+    if unused is not None:
+        logger.warning("job %s goes on without reference predictions: %s", claim.job_id, unused)
     return JobInputs(
         workload=workload,
         original=original,
@@ -132,6 +144,7 @@ def load_inputs(
         device=device,
         references=references,
         references_unused=unused,
+        remaining_references=None if kept is None else kept.without({*claim.forget, *claim.left_out}),
         checkpoints=usable_checkpoints(
             claim.details,
             split.remain,
@@ -168,50 +181,58 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
         return None
 
 
-def _load_references(
-    claim: Claim, split: Split, held_out: HeldOut, settings: Settings, *, original: nn.Module, workload: Workload
-) -> tuple[JobReferences | None, str | None]:
-    """Load the reference predictions of the claim's sets; or None, with the reason why they cannot be used, if there is one.
+def read_references(file: ReferenceFile, settings: Settings) -> tuple[References | None, str | None]:
+    """Read a file of reference predictions; or None, with the reason why it cannot be read. Raises StorageError.
 
-    An erasure must not wait for them: without them the job goes on as it would for a model that has none. Where a near-copy of a
-    forgotten sample remains, every model that is trained on what remains knows it: its aim is what `original` says of the copy.
+    Nobody can take rows out of such a file, so the model loses it with the next erasure.
     """
-    if claim.references is None:
-        return None, None
+    try:
+        path = settings.files.fetch(file.path, file.sha256)
+        return from_bytes(read_file(path, file.sha256)), None
+    except WeightsError:
+        return None, "their file is missing or damaged; prepare them again"
+    except ReferencesUnusable as error:
+        return None, f"{error}; prepare them again"
 
+
+def _use_references(
+    references: References,
+    claim: Claim,
+    split: Split,
+    held_out: HeldOut,
+    settings: Settings,
+    *,
+    original: nn.Module,
+    workload: Workload,
+) -> JobReferences:
+    """Choose the reference predictions of the claim's sets. Raises ReferencesUnusable.
+
+    Where a near-copy of a forgotten sample remains, every model that is trained on what remains knows it: its aim is what
+    `original` says of the copy.
+    """
     digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
 
     def keys(samples: SampleSet) -> list[bytes]:
         return [digest(sample) for sample in samples.ids]
 
-    try:
-        path = settings.files.fetch(claim.references.path, claim.references.sha256)
-        content = read_file(path, claim.references.sha256)
-        references = from_bytes(content)
-        forget = keys(split.forget)
-        remaining = references.without({*forget, *claim.erased})
-        aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
-        near = references.near_copies
-        copies = find_copies(split.forget, split.remain, held_out=held_out.audit, within=near)
-        copied = int(copies.found.sum())
-        tested = (~copies.found if copied < len(forget) else copies.found).nonzero().flatten()
-        audit = AuditReferences(
-            forget=references.take([forget[place] for place in tested.tolist()]),
-            remain=references.take(keys(split.remain)),
-            held_out=references.take(keys(held_out.audit)),
-            copied=copied,
-            testable=copied < len(forget),
-        )
-        if copied:
-            aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
-    except (WeightsError, ReferencesUnusable) as error:
-        why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
-        logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
-        return None, why
+    forget = keys(split.forget)
+    remaining = references.without({*forget, *claim.left_out})
+    aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
+    near = references.near_copies
+    copies = find_copies(split.forget, split.remain, held_out=held_out.audit, within=near)
+    copied = int(copies.found.sum())
+    tested = (~copies.found if copied < len(forget) else copies.found).nonzero().flatten()
+    audit = AuditReferences(
+        forget=references.take([forget[place] for place in tested.tolist()]),
+        remain=references.take(keys(split.remain)),
+        held_out=references.take(keys(held_out.audit)),
+        copied=copied,
+        testable=copied < len(forget),
+    )
+    if copied:
+        aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
     erased_since = max(0, references.prepared - len(remaining) - len(forget))
-    return JobReferences(
-        aims=aims, audit=audit, remaining=remaining, tested=tested, copies=copies, erased_since=erased_since
-    ), None
+    return JobReferences(aims=aims, audit=audit, tested=tested, copies=copies, erased_since=erased_since)
 
 
 def _aim_at_copies(

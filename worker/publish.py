@@ -12,7 +12,7 @@ from connectors.storage import StorageError
 from ledger.db import DATABASE_AWAY, now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
-from ledger.jobs.claims import Claim
+from ledger.jobs.claims import Claim, Rewritten
 from ledger.jobs.jobs import list_attempts
 from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
@@ -22,12 +22,12 @@ from ledger.transparency.commitments import Commitment, commit_samples, commit_s
 from report.document import Document, write
 from report.sheet import Sheet, to_pictures
 from report.sheet import to_bytes as sheet_to_bytes
-from unlearning.data.references import to_bytes
+from unlearning.data.references import References, to_bytes
 from unlearning.steps import Progress
 from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
-from worker.inputs import JobInputs
+from worker.inputs import JobInputs, read_references
 from worker.lease import fenced
 from worker.progress import ProgressReporter, attempt_timings, report_progress, stage
 from worker.report import Background, build_report
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedResult:
     """What is to be published: the name of the file with the weights, the report, the commitment to the forget set, and the file
-    of reference predictions without the forget set's rows, if the model has references. people: the commitment to whoever asked by
-    name, if anybody did. checkpoints: the weights after slices of the training that saw nothing of the forget set; None for a model
-    that has none and gets none.
+    of reference predictions without the forget set's rows, if the model has references that can be read. people: the commitment
+    to whoever asked by name, if anybody did. checkpoints: the weights after slices of the training that saw nothing of the forget
+    set; None for a model that has none and gets none.
     """
 
     weights: str
@@ -122,7 +122,8 @@ def prepare(
     claim = reporter.monitor.claim
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
-    references = _write_references(inputs, settings)
+    kept = inputs.remaining_references
+    references = None if kept is None else write_references(kept, settings)
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
@@ -157,11 +158,16 @@ def _remaining_checkpoints(
     return [by_slice[number] for number in sorted(by_slice)]
 
 
-def _write_references(inputs: JobInputs, settings: Settings) -> ReferenceFile | None:
-    """Write the model's reference predictions without the forget set's rows."""
-    if inputs.references is None:
-        return None
-    name, sha256 = settings.files.put(to_bytes(inputs.references.remaining))
+def rewrite_references(file: ReferenceFile, samples: frozenset[bytes], settings: Settings) -> Rewritten:
+    """Write a file of reference predictions without these samples' rows. Raises OSError, so StorageError too."""
+    references, _ = read_references(file, settings)
+    after = None if references is None else write_references(references.without({*samples}), settings)
+    return Rewritten(before=file, after=after, without=samples)
+
+
+def write_references(references: References, settings: Settings) -> ReferenceFile:
+    """Write a file of reference predictions into the storage. Raises OSError."""
+    name, sha256 = settings.files.put(to_bytes(references))
     return ReferenceFile(sha256=sha256, path=name)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim, WrongSampleKey
 from ledger.jobs import claims, results
-from ledger.jobs.claims import Claim
+from ledger.jobs.claims import Claim, RowsLeft
 from ledger.sample_key import check_sample_key
 from ledger.states import AUDIT_PHASES, Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
@@ -39,7 +39,7 @@ from worker.failures import (
 from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.lease import fenced, hold_lease
 from worker.progress import ProgressReporter, stage, start_next_attempt
-from worker.publish import publish
+from worker.publish import publish, rewrite_references
 from worker.ranks import Launch, plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
@@ -69,10 +69,8 @@ def run_job(
     notes: tell the parent process of the run's progress. With another sample key than the ledger's it claims nothing.
     """
     try:
-        with sessions.begin() as session:
-            check_sample_key(session, settings.sample_key_bytes)
-            claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
-    except WrongSampleKey as error:
+        claim = claim_job(job_id, sessions=sessions, settings=settings, worker=worker)
+    except (WrongSampleKey, OSError) as error:
         logger.error("job %s is not claimed: %s", job_id, error)
         return False
     if claim is None:
@@ -105,6 +103,21 @@ def run_job(
             if failure.reason is Reason.GPU_LOST:
                 raise GpuLost(failure.detail) from None
     return True
+
+
+def claim_job(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str) -> Claim | None:
+    """Claim a job. One that needs no run is completed once the references have no rows of its samples.
+
+    Raises WrongSampleKey, and OSError if the references cannot be written anew now.
+    """
+    rewritten = None
+    while True:
+        try:
+            with sessions.begin() as session:
+                check_sample_key(session, settings.sample_key_bytes)
+                return claims.claim(session, job_id, worker=worker, lease=settings.lease, rewritten=rewritten)
+        except RowsLeft as left:
+            rewritten = rewrite_references(left.file, left.samples, settings)
 
 
 def execute(reporter: ProgressReporter, settings: Settings) -> None:

@@ -18,13 +18,14 @@ from ledger.errors import StaleClaim
 from ledger.events.timeline import record
 from ledger.jobs.attempts import MAX_RETRY_WAIT, finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
+from ledger.registry.held_files import CleanFiles, hold_files, release_files, unknowing_checkpoints
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
 from ledger.registry.references import ReferenceFile, find_references
 from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, request_subject_samples, request_subjects
+from ledger.tables.samples import erased_samples, job_samples, request_subject_samples, request_subjects
 
 CHUNK = 10_000
 """Rows that are in memory at a time while people are counted."""
@@ -40,7 +41,8 @@ MAX_TRIES = 3
 class Claim:
     """What a worker needs to run a job. `attempt` is the fencing token of every write.
 
-    `forget` holds the digests of the samples to erase, `erased` of those that the model forgot earlier and must not see again.
+    `forget` holds the digests of the samples to erase, `erased` of those that the model forgot earlier and must not see again,
+    `unknown` of the job's other samples, which the served version was not trained on and which are erased with it.
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
     `escalate` says when the next one follows.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
@@ -79,6 +81,29 @@ class Claim:
     references: ReferenceFile | None = None
     subjects: int | None = None
     people: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    unknown: frozenset[bytes] = frozenset()
+
+    @property
+    def left_out(self) -> frozenset[bytes]:
+        """The samples beside `forget` that the model must not see."""
+        return self.erased | self.unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """A file of reference predictions and the one without these samples' rows, or None if it cannot be read."""
+
+    before: ReferenceFile
+    after: ReferenceFile | None
+    without: frozenset[bytes]
+
+
+class RowsLeft(Exception):
+    """A job can only be completed without a run once the references have no rows of its samples. file: has them."""
+
+    def __init__(self, file: ReferenceFile, samples: frozenset[bytes]) -> None:
+        super().__init__(f"the references may have rows of {len(samples)} samples that are erased without a run")
+        self.file, self.samples = file, samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +129,16 @@ class Sweep:
     expired: list[UUID]
 
 
-def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> Claim | None:
+def claim(
+    session: Session, job_id: UUID, *, worker: str, lease: timedelta, rewritten: Rewritten | None = None
+) -> Claim | None:
     """Claim a job. None if it is unknown, not due, not queued, or if its model is busy; so a message that comes twice claims once.
 
     The first claim after the closing time closes the job. A job is completed here, without a run, if another job has erased all
     of its samples or the served version was never trained on them. A job that needs approval awaits it from here on. The model's
     row is locked first, so that only one of two jobs of a model is claimed.
+    Raises RowsLeft if it could be completed here but for rows in the model's references: write the file anew, roll back, and give
+    it as `rewritten`.
     """
     model_id = session.scalar(select(Job.model_id).where(Job.id == job_id))
     if model_id is None:
@@ -128,7 +157,11 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
     erased = frozenset(session.scalars(select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)))
     base = session.get_one(ModelVersion, model.served_version_id)
     forget = frozenset(session.scalars(known_samples(session, base, among=job_id))) - erased
+    asked = frozenset(session.scalars(select(job_samples.c.digest).where(job_samples.c.job_id == job_id)))
+    unknown = asked - forget - erased
     if not forget:
+        if unknown:
+            _take_off(session, job_id, model, base, unknown, rewritten)
         record_erasure(session, job_id=job_id, version=base)
         record(session, "job.superseded", {}, job_id=job_id)
         advance_job(session, job_id, JobState.COMPLETED, reason=Reason.SUPERSEDED, phase=Phase.DONE, progress=1.0)
@@ -136,7 +169,29 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
     if model.approve_jobs and job.approved_at is None:
         await_approval(session, job)
         return None
-    return _take(session, job, model, base, worker=worker, lease=lease, forget=forget, erased=erased)
+    return _take(session, job, model, base, worker=worker, lease=lease, forget=forget, erased=erased, unknown=unknown)
+
+
+def _take_off(
+    session: Session,
+    job_id: UUID,
+    model: Model,
+    base: ModelVersion,
+    samples: frozenset[bytes],
+    rewritten: Rewritten | None,
+) -> None:
+    """Take what knows samples that the served version `base` does not off a model: rows of references, weights after slices.
+
+    Earlier trainings may have used them. Raises RowsLeft.
+    """
+    file, references = find_references(session, model.id), None
+    if file is not None:
+        if rewritten is None or rewritten.before != file or not samples <= rewritten.without:
+            raise RowsLeft(file, samples)
+        references = (file, rewritten.after)
+    checkpoints = unknowing_checkpoints(session, model, job_id=job_id)
+    hold_files(base, model, CleanFiles(references=references, checkpoints=checkpoints))
+    release_files(session, base)
 
 
 def await_approval(session: Session, job: Job) -> None:
@@ -155,6 +210,7 @@ def _take(
     lease: timedelta,
     forget: frozenset[bytes],
     erased: frozenset[bytes],
+    unknown: frozenset[bytes],
 ) -> Claim:
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
@@ -203,6 +259,7 @@ def _take(
         weights_sha256=base.weights_sha256,
         forget=forget,
         erased=erased,
+        unknown=unknown,
         method=job.method,
         policy=tuple(job.policy),
         policy_index=job.policy_index,

@@ -54,7 +54,8 @@ def publish(
     written, and the job awaits approval. The files of `references` and `checkpoints` become the model's when it is approved.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
     commitment: of the report's Merkle root; people: of its root over people; both sealed. statement: the signed envelope.
-    references: the file of reference predictions without the rows of this job's samples, if the model has references.
+    references: the file of reference predictions without the rows of this job's samples; without one a model that has references
+    loses them, because its file cannot be read.
     utility_drop: points of merit that the version lost beyond what less data explains. checkpoints: the weights after slices of the
     training that may still be used, in place of those that the model's details list; None leaves these. signature: of the weights,
     for other tools (OpenSSF model signing).
@@ -91,7 +92,7 @@ def publish(
     session.add(stored)
     if commitment is not None:
         record_commitment(session, job.id, commitment, people)
-    replaced = None if references is None or claim.references is None else (claim.references, references)
+    replaced = None if claim.references is None else (claim.references, references)
     files = CleanFiles(references=replaced, checkpoints=checkpoints)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)

@@ -105,8 +105,16 @@ def find_power(session: Session, model_id: UUID) -> tuple[dict[int, float], int 
     return power, details.get("samples_needed")
 
 
-def replace_references(session: Session, model_id: UUID, *, old: ReferenceFile, new: ReferenceFile) -> None:
-    """Replace a file by the one without the rows of erased samples. Does nothing if other references came in between."""
+def replace_references(session: Session, model_id: UUID, *, old: ReferenceFile, new: ReferenceFile | None) -> None:
+    """Replace a file by the one without the rows of erased samples; without one the model has no references any more.
+
+    Does nothing if other references came in between.
+    """
     found = session.get(ReferenceSet, model_id, with_for_update=True, populate_existing=True)
-    if found is not None and found.sha256 == old.sha256:
+    if found is None or found.sha256 != old.sha256:
+        return
+    if new is None:
+        session.delete(found)
+    else:
         found.sha256, found.path = new.sha256, new.path
+    session.flush()

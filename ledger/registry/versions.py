@@ -17,8 +17,9 @@ from ledger import resources
 from ledger.errors import SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
+from ledger.registry.held_files import replace_checkpoints
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import find_served, get_model, lock_idle_model, set_checkpoints, to_version
+from ledger.registry.models import find_served, get_model, lock_idle_model, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -40,8 +41,8 @@ def register_version(
 ) -> resources.Version:
     """Register newly trained weights as the model's next version. It is served once it is promoted.
 
-    checkpoints: the weights after slices of this training, in place of those of an earlier one. lacks: what methods may need and
-    the model does not have any more; None leaves what was known.
+    checkpoints: the weights after slices of this training, in place of those of an earlier one, which are deleted. lacks: what
+    methods may need and the model does not have any more; None leaves what was known.
     Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased if its training used samples that the model had
     forgotten.
     """
@@ -63,8 +64,7 @@ def register_version(
     more = select(literal(of.id), seen.subquery().c.digest, false())
     added = insert(training_samples).from_select(["model_id", "digest", "in_first"], more).on_conflict_do_nothing()
     of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
-    if checkpoints:
-        set_checkpoints(of, checkpoints)
+    replace_checkpoints(version, of, checkpoints)
     if lacks is not None:
         of.lacks = sorted(lacks)
     record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)

@@ -64,7 +64,7 @@ def used(world):
     names = {digest: f"person-{number}" for number, digest in enumerate(digests(*range(100)))}
     commitment = commit_samples("digits", ((one, names[one]) for one in claim.forget))
     named = commit_subjects((who, seal(KEY, who, sealed)) for who, sealed in claim.people.items())
-    world.finish(claim, commitment=commitment, people=named.seal(KEY))
+    world.finish(claim, commitment=commitment, people=named.seal(KEY), references=file)
     with world.sessions.begin() as session:
         session.execute(
             text("INSERT INTO version_samples SELECT id, :one FROM model_versions LIMIT 1"), {"one": digests(7)[0]}

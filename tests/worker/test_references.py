@@ -1,7 +1,7 @@
 """Jobs of a model that has reference predictions: matching first, and none of the erased samples' rows left."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from connectors.storage import LocalFolder, StorageForbidden
 from expunge.errors import CannotPrepare
@@ -27,9 +27,10 @@ from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, find_references
 from ledger.registry.retention import needed_files
+from ledger.registry.versions import promote, register_version
 from ledger.sample_ids import sample_digest
-from ledger.states import JobState
-from ledger.tables import Model
+from ledger.states import JobState, Reason
+from ledger.tables import Model, ReferenceSet
 from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE, Bench, Killed
 from unlearning.audit.reference_test import LEAST_HELD_OUT
@@ -398,12 +399,92 @@ def inputs_with(
     return load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged"])
-def test_without_a_usable_file_the_job_goes_on_and_says_so(
+def retrain(bench: Bench, used: Sequence[str]) -> None:
+    """Register and promote weights that were trained anew on these samples."""
+    with bench.sessions.begin() as session:
+        weights = get_model(session, tenant_id=bench.tenant_id, name="digits").version.weights_sha256
+        made = register_version(
+            session,
+            tenant_id=bench.tenant_id,
+            model="digits",
+            training=keys(tuple(used)),
+            weights_sha256=weights,
+            weights_path=f"{weights}.safetensors",
+            by="test",
+        )
+        promote(session, tenant_id=bench.tenant_id, model="digits", number=made.number, by="test")
+
+
+def registered(bench: Bench) -> ReferenceFile | None:
+    with bench.sessions.begin() as session:
+        return find_references(session, session.scalars(select(Model.id)).one())
+
+
+@pytest.mark.parametrize("harm", [None, "damaged"])
+def test_a_job_that_needs_no_run_leaves_no_row_of_its_samples(
+    bench: Bench, training_ids: tuple[str, ...], harm: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The served version was trained without them; the reference models, before, with them. A damaged file is given up."""
+    before, references = stored(bench)
+    retrain(bench, training_ids[20:])
+    job_id = bench.submit(training_ids[:20])
+    if harm is not None:
+        before.write_bytes(before.read_bytes()[:-1])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LocalFolder, "fetch", out_of_reach)
+        assert not bench.run(job_id)
+        assert bench.job(job_id).state is JobState.QUEUED
+        assert "permission denied" in caplog.text
+
+    assert not bench.run(job_id)
+    assert bench.job(job_id).reason is Reason.SUPERSEDED
+    delete_outdated_files(bench.settings.files, bench.sessions)
+    assert not before.exists()
+    if harm is None:
+        assert set(references.keys) - set(stored(bench)[1].keys) == keys(training_ids[:20])
+    else:
+        assert registered(bench) is None
+
+
+def out_of_reach(*_: object) -> NoReturn:
+    raise StorageForbidden("s3://b: permission denied (AccessDenied).")
+
+
+def test_samples_of_a_job_that_the_served_version_never_knew_are_no_training_data_and_have_no_row_left(
+    bench: Bench, training_ids: tuple[str, ...]
+) -> None:
+    """The workload's training set still has them."""
+    retrain(bench, training_ids[1:])
+    job_id = bench.submit(training_ids[:2])
+    with bench.sessions.begin() as session:
+        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
+    assert claimed is not None
+    assert (claimed.forget, claimed.unknown) == (keys(training_ids[1:2]), keys(training_ids[:1]))
+
+    inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
+
+    assert inputs.forget.ids == training_ids[1:2]
+    assert inputs.remain.ids == training_ids[2:]
+    assert inputs.remaining_references is not None
+    assert set(stored(bench)[1].keys) - set(inputs.remaining_references.keys) == keys(training_ids[:2])
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "incomplete"])
+def test_without_a_usable_file_the_job_goes_on_and_says_so_and_no_row_of_its_samples_is_left(
     bench: Bench, training_ids: tuple[str, ...], harm: str
 ) -> None:
-    path, _ = stored(bench)
-    path.unlink() if harm == "missing" else path.write_bytes(path.read_bytes()[:-1])
+    """A file that lacks a row of another sample can be read. One that cannot is given up."""
+    path, references = stored(bench)
+    if harm == "missing":
+        path.unlink()
+    elif harm == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        name, sha256 = bench.settings.files.put(to_bytes(references.without(keys(training_ids[-1:]))))
+        with bench.sessions.begin() as session:
+            session.execute(update(ReferenceSet).values(path=name, sha256=sha256))
+        path = bench.settings.storage / name
     job_id = bench.submit(training_ids[:100])
 
     assert bench.run(job_id)
@@ -414,6 +495,11 @@ def test_without_a_usable_file_the_job_goes_on_and_says_so(
     with bench.sessions.begin() as session:
         events = [event.kind for event in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)]
     assert "job.references_unused" in events
+    assert not path.exists()
+    if harm == "incomplete":
+        assert set(stored(bench)[1].keys) == set(references.keys) - keys((*training_ids[:100], training_ids[-1]))
+    else:
+        assert registered(bench) is None
 
 
 def test_a_preparation_that_is_declined_changes_nothing(make_bench: Callable[..., Bench]) -> None:
@@ -435,9 +521,6 @@ def test_a_storage_that_cannot_be_written_to_is_found_before_anything_is_trained
 ) -> None:
     where, asked = place(make_bench()), []
 
-    def refuse(*_: object) -> NoReturn:
-        raise StorageForbidden("s3://b: permission denied (AccessDenied).")
-
     def prepare() -> object:
         return prepare_model(
             where,
@@ -449,7 +532,7 @@ def test_a_storage_that_cannot_be_written_to_is_found_before_anything_is_trained
 
     for method, expected in (("check", []), ("put", [0])):
         with monkeypatch.context() as patched:
-            patched.setattr(LocalFolder, method, refuse)
+            patched.setattr(LocalFolder, method, out_of_reach)
             with pytest.raises(CannotPrepare, match=r"AccessDenied.*same command trains the others"):
                 prepare()
         assert asked == expected

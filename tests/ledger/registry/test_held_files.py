@@ -6,12 +6,15 @@ import pytest
 
 from ledger.errors import ErasedMeanwhile, ModelBusy
 from ledger.jobs.approvals import approve, refuse, set_approvals
+from ledger.jobs.claims import Rewritten, RowsLeft, claim
 from ledger.registry.held_files import list_outdated, mark_deleted
 from ledger.registry.models import CHECKPOINTS, find_model, set_checkpoints
 from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
 from ledger.registry.retention import needed_files
+from ledger.registry.versions import promote, register_version
 from ledger.sample_key import check_sample_key, rotate_sample_key
-from tests.ledger.conftest import KEY
+from ledger.states import JobState, Reason
+from tests.ledger.conftest import KEY, LEASE, digests
 
 BEFORE = ReferenceFile(sha256="ab" * 32, path="before")
 AFTER = ReferenceFile(sha256="cd" * 32, path="after")
@@ -49,6 +52,11 @@ def files(world):
         model = find_model(session, tenant_id=world.tenant_id, name="small")
         ours = {file.path for file in (BEFORE, AFTER, OTHER)} | {entry["path"] for entry in (*SLICES, *LEFT)}
         return find_references(session, model.id), model.details[CHECKPOINTS], needed_files(session) & ours
+
+
+def find(world):
+    with world.sessions() as session:
+        return find_references(session, find_model(session, tenant_id=world.tenant_id, name="small").id)
 
 
 def outdated(world):
@@ -90,6 +98,112 @@ def test_a_version_that_needs_no_approval_brings_its_files_at_once_and_says_what
     with world.sessions.begin() as session:
         model = find_model(session, tenant_id=world.tenant_id, name="small")
         assert find_references(session, model.id) == AFTER
+    assert outdated(world) == ["before"]
+
+
+def retrain(world, *numbers, checkpoints=()):
+    """Register and promote weights that were trained anew on the samples with these numbers."""
+    with world.sessions.begin() as session:
+        made = register_version(
+            session,
+            tenant_id=world.tenant_id,
+            model="small",
+            training=digests(*numbers),
+            weights_sha256="12" * 32,
+            weights_path="anew.safetensors",
+            by="operator",
+            checkpoints=checkpoints,
+        )
+        promote(session, tenant_id=world.tenant_id, model="small", number=made.number, by="operator")
+
+
+def set_slices(world, slices):
+    with world.sessions.begin() as session:
+        set_checkpoints(find_model(session, tenant_id=world.tenant_id, name="small"), slices)
+
+
+def test_a_new_training_without_slices_has_none_and_those_of_the_one_before_are_to_be_deleted(world):
+    set_slices(world, SLICES)
+    retrain(world, *range(80))
+    assert files(world) == (None, [], set())
+    assert outdated(world) == ["slice-0", "slice-1"]
+
+
+def test_a_job_without_a_run_takes_off_what_knows_its_samples(world):
+    """The served version was trained without them. The slices were kept by a job, of which the ledger does not know what it saw."""
+    retrain(world, *range(2, 80))
+    set_slices(world, SLICES)
+    register(world, BEFORE)
+    job_id = world.submit(1).targets[0].job.id
+    with pytest.raises(RowsLeft) as left, world.sessions.begin() as session:
+        claim(session, job_id, worker="worker", lease=LEASE)
+    assert (left.value.file, left.value.samples) == (BEFORE, frozenset(digests(1)))
+    assert world.job(job_id).state is JobState.QUEUED
+    register(world, OTHER)
+    stale = Rewritten(before=BEFORE, after=AFTER, without=left.value.samples)
+    with pytest.raises(RowsLeft), world.sessions.begin() as session:
+        claim(session, job_id, worker="worker", lease=LEASE, rewritten=stale)
+    with world.sessions.begin() as session:
+        rewritten = replace(stale, before=OTHER)
+        assert claim(session, job_id, worker="worker", lease=LEASE, rewritten=rewritten) is None
+    assert world.job(job_id).reason is Reason.SUPERSEDED
+    assert files(world) == (AFTER, [], {"after"})
+    assert outdated(world) == ["other", "slice-0", "slice-1"]
+
+
+def test_a_job_without_a_run_keeps_the_slices_of_a_training_without_its_samples(world):
+    retrain(world, *range(2, 80), checkpoints=SLICES)
+    kept = [{**entry, "version": 2} for entry in SLICES]
+    for number, left in ((1, kept), (85, kept)):
+        if number == 85:  # which only a version that was never served was trained on
+            with world.sessions.begin() as session:
+                register_version(
+                    session,
+                    tenant_id=world.tenant_id,
+                    model="small",
+                    training=digests(*range(2, 90)),
+                    weights_sha256="34" * 32,
+                    weights_path="later.safetensors",
+                    by="operator",
+                    checkpoints=SLICES,
+                )
+            left = []
+        job_id = world.submit(number).targets[0].job.id
+        assert world.claim(job_id) is None
+        assert world.job(job_id).reason is Reason.SUPERSEDED
+        assert files(world)[1] == left
+
+
+def test_what_became_outdated_while_files_were_deleted_is_listed_until_it_is_deleted_too(world):
+    register(world, BEFORE)
+    retrain(world, *range(3, 80))
+
+    def supersede(number, before, after):
+        job_id = world.submit(number).targets[0].job.id
+        without = frozenset(digests(number))
+        with world.sessions.begin() as session:
+            claim(
+                session,
+                job_id,
+                worker="worker",
+                lease=LEASE,
+                rewritten=Rewritten(before=before, after=after, without=without),
+            )
+
+    supersede(1, BEFORE, AFTER)
+    with world.sessions.begin() as session:
+        deleted = list_outdated(session)
+    supersede(2, AFTER, None)
+    with world.sessions.begin() as session:
+        mark_deleted(session, deleted)
+    assert find(world) is None
+    assert outdated(world) == ["after", "before"]
+
+
+def test_references_that_cannot_be_read_are_given_up_with_the_version(world):
+    register(world, BEFORE)
+    world.finish(world.submit_and_claim(1))
+    assert find(world) is None
     assert outdated(world) == ["before"]
 
 
