@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from expunge.errors import CannotPrepare, ExpungeError, explain
-from expunge.operator.deployment import Deployment, open_ledger
+from expunge.operator.deployment import Deployment, open_database, open_ledger
 from expunge.operator.registration import default_policies
 from expunge.operator.workloads import as_owners_error, choose_device, processes, without_samples
 from ledger.errors import ErasedMeanwhile, ModelBusy, Refused
 from ledger.registry.access import ensure_tenant
-from ledger.registry.models import get_model
+from ledger.registry.models import check_idle, find_model, get_model, reserve_model
 from ledger.registry.references import DefaultPolicies, ReferenceFile, list_erased, register_references
+from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import ReferenceSignals, power_by_size, samples_needed, signals_by_reference
 from unlearning.data.references import References, to_bytes
@@ -46,6 +47,9 @@ from worker.settings import allow_list
 
 IDLE_POLL_SECONDS = 2.0
 """How long a preparation waits before it looks again whether a job still holds the model."""
+
+POLLS = 15
+"""How often it looks in one transaction, so that none is open for days."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,39 +219,45 @@ def register_when_idle(
 ) -> tuple[str, int]:
     """Store and register the predictions without rows of samples that were erased meanwhile; return the file's name and its rows.
 
-    It waits while a job holds the model, which may erase more, and `tell` is called with the reason. The file is written anew only
-    if samples were erased since; the one before knows them, and is deleted.
+    It waits while a job holds the model, which may erase more, and `tell` is called with the reason. Meanwhile no other job of the
+    model is claimed. The file is written once the model is idle: a file that nothing names for long is deleted by the purge.
     """
-    left_out, file, reason = frozenset[bytes](), None, ""
-    while True:
-        with open_ledger(deployment) as session:
-            erased = list_erased(session, tenant_id=tenant_id, model=model)
-        if file is None or erased != left_out:
-            outdated, left_out, kept = file, erased, references.without(set(erased))
-            name, sha256 = deployment.files.put(to_bytes(kept))
-            file = ReferenceFile(sha256=sha256, path=name)
-            if outdated not in (None, file):
-                deployment.files.delete(outdated.path)
-        try:
-            with open_ledger(deployment) as session:
-                register_references(
-                    session,
-                    tenant_id=tenant_id,
-                    model=model,
-                    file=file,
-                    details=details,
-                    defaults=defaults,
-                    erased=left_out,
-                )
-        except ErasedMeanwhile:
-            continue
-        except ModelBusy as busy:
-            if str(busy) != reason:
-                reason = str(busy)
-                tell(f"{reason}. The references are registered then.")
-            time.sleep(IDLE_POLL_SECONDS)
-        else:
-            return file.path, len(kept)
+    reason = ""
+    with open_database(deployment.database_url) as sessions:
+        while True:
+            with sessions.begin() as session:
+                row = find_model(session, tenant_id=tenant_id, name=model)
+                reserve_model(session, row.id)
+                for _ in range(POLLS):
+                    try:
+                        check_idle(session, row)
+                        break
+                    except ModelBusy as busy:
+                        if str(busy) != reason:
+                            reason = str(busy)
+                            tell(f"{reason}. The references are registered then.")
+                        time.sleep(IDLE_POLL_SECONDS)
+                else:
+                    continue
+                left_out = list_erased(session, tenant_id=tenant_id, model=model)
+                kept = references.without({*left_out})
+                name, sha256 = deployment.files.put(to_bytes(kept))
+                try:
+                    with open_ledger(deployment) as ledger:
+                        register_references(
+                            ledger,
+                            tenant_id=tenant_id,
+                            model=model,
+                            file=ReferenceFile(sha256=sha256, path=name),
+                            details=details,
+                            defaults=defaults,
+                            erased=left_out,
+                        )
+                except (ErasedMeanwhile, ModelBusy):  # by a worker of a release that knows no reservation
+                    if name not in needed_files(session):
+                        deployment.files.delete(name)
+                else:
+                    return name, len(kept)
 
 
 def measure_power(

@@ -20,6 +20,7 @@ from ledger.jobs.attempts import MAX_RETRY_WAIT, finish_attempt, record_timings,
 from ledger.jobs.transitions import advance_job, lock_requests
 from ledger.registry.held_files import CleanFiles, hold_files, release_files, unknowing_checkpoints
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
+from ledger.registry.models import is_reserved
 from ledger.registry.references import ReferenceFile, find_references
 from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
@@ -132,7 +133,8 @@ class Sweep:
 def claim(
     session: Session, job_id: UUID, *, worker: str, lease: timedelta, rewritten: Rewritten | None = None
 ) -> Claim | None:
-    """Claim a job. None if it is unknown, not due, not queued, or if its model is busy; so a message that comes twice claims once.
+    """Claim a job. None if it is unknown, not due, not queued, or if its model is busy or reserved (`reserve_model`); so a message
+    that comes twice claims once.
 
     The first claim after the closing time closes the job. A job is completed here, without a run, if another job has erased all
     of its samples or the served version was never trained on them. A job that needs approval awaits it from here on. The model's
@@ -141,7 +143,7 @@ def claim(
     it as `rewritten`.
     """
     model_id = session.scalar(select(Job.model_id).where(Job.id == job_id))
-    if model_id is None:
+    if model_id is None or is_reserved(session, model_id):
         return None
     model = session.get_one(Model, model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)

@@ -1,14 +1,16 @@
 """Models, with their served version."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
+from ledger.db import milliseconds
 from ledger.errors import AlreadyRegistered, ModelBusy, UnknownModel
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_name, check_registered, count_common, find_dataset, insert_digests
@@ -16,6 +18,9 @@ from ledger.states import Escalation, VersionKind
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
+
+RESERVED = timedelta(hours=1)
+"""How long a process that is frozen may keep a model reserved. A large file is written in this time."""
 
 CHECKPOINTS = "checkpoints"
 """The entry of a model's details that lists the weights after slices of its training. The `path` of each is a file's name."""
@@ -143,10 +148,34 @@ def lock_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
 def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     """Lock a tenant's model, which no job may hold. Raises UnknownModel, ModelBusy."""
     model = lock_model(session, tenant_id=tenant_id, name=name)
+    check_idle(session, model)
+    return model
+
+
+def check_idle(session: Session, model: Model) -> None:
+    """Raise ModelBusy if a job holds the model."""
     busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
     if busy is not None:
-        raise ModelBusy(f"job {busy} of {name!r} is running or awaits approval; wait for its end, or cancel it")
-    return model
+        raise ModelBusy(f"job {busy} of {model.name!r} is running or awaits approval; wait for its end, or cancel it")
+
+
+def reserve_model(session: Session, model_id: UUID) -> None:
+    """Keep jobs of a model from being claimed until this transaction ends; one that holds it goes on.
+
+    So the end of that job is an idle moment, however many jobs wait. The transaction may wait RESERVED for its client.
+    """
+    seconds = milliseconds(RESERVED.total_seconds())
+    session.execute(select(func.set_config("idle_in_transaction_session_timeout", seconds, True)))
+    session.execute(select(func.pg_advisory_xact_lock(_reservation(model_id))))
+
+
+def is_reserved(session: Session, model_id: UUID) -> bool:
+    """Return whether a model is reserved by another transaction; if not, it cannot be until this one ends."""
+    return not session.scalar(select(func.pg_try_advisory_xact_lock_shared(_reservation(model_id))))
+
+
+def _reservation(model_id: UUID) -> ColumnElement[int]:
+    return func.hashtextextended(f"reservation of {model_id}", 0)
 
 
 def find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.approvals import approve, refuse, set_approvals
-from ledger.jobs.claims import Claim, claim, release_job
+from ledger.jobs.claims import Claim, claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, find_references
@@ -46,6 +47,9 @@ from worker import attempt
 from worker import publish as publishing
 from worker.cleanup import delete_outdated_files
 from worker.inputs import JobInputs, load_inputs, load_workload
+from worker.lease import hold_lease
+from worker.progress import ProgressReporter
+from worker.run import execute
 
 PLAN = ReferencePlan(epochs=1.0)
 
@@ -142,12 +146,17 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
     training_ids: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A job that ends while the models are trained, and one that still runs at their end."""
+    """A job that ends while the models are trained, and one that still runs at their end. A third waits for the registration.
+
+    Nothing is written before, so the purge finds no file that nothing names yet, however long the second runs.
+    """
     monkeypatch.setattr(preparing, "IDLE_POLL_SECONDS", 0.0)
     bench = make_bench(policy=[{"kind": "retrain"}])
     first, second = training_ids[:20], training_ids[20:40]
+    third = training_ids[40:60]
     waited: list[str] = []
     held: list[Claim] = []
+    waiting: list[UUID] = []
 
     def erase_and_hold(cost: object) -> bool:
         assert bench.run(bench.submit(first))
@@ -156,13 +165,19 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
             taken = claim(session, job_id, worker="another", lease=timedelta(minutes=5))
         assert taken is not None
         held.append(taken)
+        waiting.append(bench.submit(third))
         return True
 
     def end_the_job(why: str) -> None:
         waited.append(why)
         with bench.sessions.begin() as session:
-            release_job(session, held[0])
-        assert bench.run(held[0].job_id)
+            needed = needed_files(session)
+        assert {file.name for file in bench.settings.files.list_files() if "/" not in file.name} <= needed
+        minutes, stop = timedelta(minutes=5), bench.stop_signal
+        with hold_lease(held[0], sessions=bench.sessions, lease=minutes, stop_signal=stop) as monitor:
+            execute(ProgressReporter(monitor, bench.sessions), bench.settings)
+        assert bench.job(held[0].job_id).state is JobState.COMPLETED
+        assert not bench.run(waiting[0])
 
     made = prepare_model(
         place(bench), name="digits", plan=PLAN, prepared=reference_models, agree=erase_and_hold, tell=end_the_job
@@ -173,6 +188,9 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
     _, left = stored(bench)
     assert keys((*first, *second)).isdisjoint(left.keys)
     assert made.samples == len(left) == 1260
+
+    assert bench.run(waiting[0])
+    assert set(left.keys) - set(stored(bench)[1].keys) == keys(third)
 
 
 def test_a_crash_right_after_a_publication_leaves_no_file_that_knows_the_erased(

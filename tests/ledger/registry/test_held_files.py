@@ -8,7 +8,7 @@ from ledger.errors import ErasedMeanwhile, ModelBusy
 from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.jobs.claims import Rewritten, RowsLeft, claim
 from ledger.registry.held_files import list_outdated, mark_deleted
-from ledger.registry.models import CHECKPOINTS, find_model, set_checkpoints
+from ledger.registry.models import CHECKPOINTS, find_model, reserve_model, set_checkpoints
 from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
 from ledger.registry.retention import needed_files
 from ledger.registry.versions import promote, register_version
@@ -218,6 +218,17 @@ def test_references_are_registered_only_while_no_job_holds_the_model(world):
     with world.sessions() as session:
         erased = list_erased(session, tenant_id=world.tenant_id, model="small")
     register(world, BEFORE, erased=erased)
+
+
+def test_no_job_of_a_reserved_model_is_claimed_and_one_that_holds_it_goes_on(world):
+    held, waiting = world.submit_and_claim(1), world.submit(2).targets[0].job.id
+    other = world.submit(3, models=["large"]).targets[0].job.id
+    with world.sessions.begin() as session:
+        reserve_model(session, find_model(session, tenant_id=world.tenant_id, name="small").id)
+        world.finish(held)
+        assert world.claim(waiting) is None
+        assert world.claim(other) is not None
+    assert world.claim(waiting) is not None
 
 
 def test_references_are_not_registered_while_a_version_waits(world, waiting):
