@@ -5,15 +5,17 @@ that loses, alters or cuts content is found out at once. A deletion removes all 
 What a bucket keeps by soft delete nobody can remove before its time; it is listed and said.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 from uuid import uuid4
 
 from connectors.object_apis import APIS, NoBucket, Version, code_of, is_refusal
@@ -42,6 +44,9 @@ NEEDLESS_AGE = timedelta(minutes=10)
 
 CHUNK = 4 * 1024 * 1024
 
+NOTES, LOCK = ".users", "lock"
+"""The folder of the processes' notes of the copies that they use, and its file that is locked while one is read or written."""
+
 CHECKS = ".doctor"
 """The folder of what `check` writes."""
 
@@ -67,12 +72,14 @@ class ObjectStorage:
         self.cache = cache
         self.api = APIS[url.partition("://")[0]]
         self._client: tuple[int, Any, str] | None = None
-        self._used: dict[Path, tuple[int, int]] = {}
-        """The copies that this process has used: when it did last, and another one before it; nanoseconds, 0 for never."""
+        self._note: tuple[int, TextIO] | None = None
+        """The process's ID, and the file in which it notes the copies that it uses. A lock on it lasts as long as the process."""
+        self._used: dict[str, int] = {}
+        """These copies: by digest, when it used them last, in nanoseconds."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the connection and the uses behind: another process of a job has its own."""
-        return {**self.__dict__, "_client": None, "_used": {}}
+        return {**self.__dict__, "_client": None, "_note": None, "_used": {}}
 
     @property
     def work_folder(self) -> Path:
@@ -115,11 +122,10 @@ class ObjectStorage:
         cache = self._own_cache()
         self._delete_copies(unused_for=CACHE_AGE, keep=frozenset())
         path = cache / sha256
+        self._note_use(sha256)  # first, so that no other process deletes it
         with suppress(FileNotFoundError):
-            before = path.stat().st_mtime_ns
-            os.utime(path)  # first, so that no other process deletes it as unused
+            os.utime(path)
             if file_sha256(path) == sha256:
-                self._note_use(path, before)
                 return path
 
         def download(fs: Any, root: str) -> None:
@@ -143,13 +149,31 @@ class ObjectStorage:
             if isinstance(error.__cause__, _Altered):
                 raise WeightsDamaged(f"{self.url}: {error.__cause__}. Restore it from the backup.") from None
             raise
-        self._note_use(path, 0)
         return path
 
-    def _note_use(self, path: Path, before: int) -> None:
-        """Note a use of a copy. before: when it was used last, by whomever."""
-        mine, others = self._used.get(path, (0, 0))
-        self._used[path] = path.stat().st_mtime_ns, others if before == mine else before
+    def _note_use(self, sha256: str) -> None:
+        """Note a use of a copy for the other processes on this machine. The system unlocks the note when this process ends."""
+        with self._notes() as folder:
+            if self._note is None or self._note[0] != os.getpid():
+                made = (folder / uuid4().hex).open("w")
+                fcntl.flock(made, fcntl.LOCK_EX)
+                weakref.finalize(self, made.close)
+                self._note, self._used = (os.getpid(), made), {}
+            self._used[sha256] = time.time_ns()
+            file = self._note[1]
+            file.seek(0)
+            file.truncate()
+            file.writelines(f"{name} {at}\n" for name, at in self._used.items())
+            file.flush()
+
+    @contextmanager
+    def _notes(self) -> Iterator[Path]:
+        """Lock and yield the folder of the notes that processes have made of the copies that they use."""
+        folder = self._own_cache() / NOTES
+        folder.mkdir(exist_ok=True)
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
 
     def sign(self, name: str, *, seconds: int) -> str | None:
         """Have the client sign a URL; None if it cannot."""
@@ -235,13 +259,16 @@ class ObjectStorage:
             self._delete_copies(unused_for=CACHE_AGE, keep=frozenset())
 
     def delete_own_copies(self) -> None:
-        """Delete the copies that this process was the last to use. What another one used just before, it may be about to read."""
-        recent = time.time_ns() - int(NEEDLESS_AGE.total_seconds() * 1e9)
-        for path, (mine, others) in self._used.items():
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime_ns == mine and others < recent:
-                    path.unlink()
-        self._used.clear()
+        """Delete the copies of this process, and leave those that another one has used just now to that one."""
+        if self._note is None or self._note[0] != os.getpid():
+            return
+        with self._notes() as folder:
+            file, used = self._note[1], self._used.keys()
+            self._note, self._used = None, {}
+            Path(file.name).unlink(missing_ok=True)
+            file.close()
+            for name in used - _used_by_others(folder):
+                (self.cache / name).unlink(missing_ok=True)
 
     def _delete_copies(self, *, unused_for: timedelta, keep: frozenset[str]) -> None:
         limit = time.time() - unused_for.total_seconds()
@@ -348,6 +375,23 @@ class ObjectStorage:
                 ) from None
             self._client = os.getpid(), fs, str(root).rstrip("/")
         return self._client[1:]
+
+
+def _used_by_others(folder: Path) -> set[str]:
+    """Read the digests of the copies that living processes have used just now. The notes of those that have ended are deleted."""
+    recent = time.time_ns() - int(NEEDLESS_AGE.total_seconds() * 1e9)
+    found = set[str]()
+    for path in folder.iterdir():
+        if path.name == LOCK:
+            continue
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found |= {name for name, at in map(str.split, file) if int(at) >= recent}
+            else:
+                path.unlink()
+    return found
 
 
 def _limit(fs: Any, size: int) -> dict[str, float]:

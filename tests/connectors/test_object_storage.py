@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
@@ -140,7 +141,7 @@ def test_an_object_that_comes_back_cut_or_altered_is_never_used(
     s3_api.break_calls("GET", s3.change_download(change))
     with pytest.raises(WeightsDamaged, match="Restore it"):
         storage.fetch(NAME, SHA256)
-    assert list(storage.cache.iterdir()) == []
+    assert not any(path.is_file() for path in storage.cache.iterdir())
 
 
 def test_reading_without_permission_or_without_a_bucket_is_no_missing_file(s3_api: S3, tmp_path: Path) -> None:
@@ -238,17 +239,18 @@ def test_copies_are_deleted_once_nobody_needs_them(s3_api: S3, storage: ObjectSt
     assert [path.exists() for path in paths] == [True, False, False]
 
 
-def test_a_process_that_ends_leaves_no_copy_unless_another_one_uses_it(
-    s3_api: S3, storage: ObjectStorage, tmp_path: Path
+def test_of_processes_that_use_a_copy_the_last_one_deletes_it(
+    s3_api: S3, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = ObjectStorage(URL, cache=storage.cache)
-    mine, used_since, used_before, used_long_ago, damaged = (
-        storage.put(content) for content in (b"mine", b"since", b"before", b"long ago", b"damaged")
+    mine, used_since, used_before, used_long_ago = (
+        storage.put(content) for content in (b"mine", b"since", b"before", b"long ago")
     )
-    paths = {name: other.fetch(*name) for name in (used_before, used_long_ago, damaged)}
-    os.utime(paths[used_long_ago], (paths[used_long_ago].stat().st_mtime - 3600,) * 2)
-    paths[damaged].write_bytes(b"of another process")
-    for name in (mine, mine, used_since, used_before, used_long_ago, damaged):
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda: int(1e9 * (time.time() - 3600)))
+        paths = {used_long_ago: other.fetch(*used_long_ago)}
+    paths[used_before] = other.fetch(*used_before)
+    for name in (mine, mine, used_since, used_before, used_long_ago):
         paths[name] = storage.fetch(*name)
     other.fetch(*used_since)
 
@@ -257,6 +259,35 @@ def test_a_process_that_ends_leaves_no_copy_unless_another_one_uses_it(
     assert left == {used_since, used_before}
     storage.delete_own_copies()
     assert all(paths[name].exists() for name in left)
+    other.delete_own_copies()
+    assert not any(path.exists() for path in paths.values())
+
+
+def test_a_process_that_was_killed_keeps_no_copy_from_being_deleted(s3_api: S3, storage: ObjectStorage) -> None:
+    """Its note of what it used is left, and the system has unlocked it. One that still lives keeps its copy."""
+    path = storage.fetch(*storage.put(CONTENT))
+    note = f"{SHA256} {time.time_ns()}"
+    program = f"""
+import fcntl, sys
+file = open(sys.argv[1], "w")
+file.write({note!r})
+file.flush()
+fcntl.flock(file, fcntl.LOCK_EX)
+print("noted", flush=True)
+sys.stdin.read()
+"""
+    users = storage.cache / ".users"
+    command = [sys.executable, "-c", program, str(users / "another")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as another:
+        assert another.stdout is not None
+        another.stdout.readline()
+        storage.delete_own_copies()
+        assert path.exists()
+        storage.fetch(path.name, SHA256)
+        another.kill()
+    storage.delete_own_copies()
+    assert not path.exists()
+    assert [file.name for file in users.iterdir()] == ["lock"]
 
 
 def test_where_nothing_was_copied_no_folder_is_made(s3_api: S3, storage: ObjectStorage) -> None:
