@@ -235,7 +235,8 @@ def failed_jobs(session: Session) -> list[tuple[str, str, int, int]]:
         .group_by(Target.model_id)
         .subquery()
     )
-    failures = select(Job.model_id, func.sum(Job.failures).label("times")).group_by(Job.model_id).subquery()
+    times = func.greatest(Job.failures, case((Job.state == JobState.FAILED, 1), else_=0))
+    failures = select(Job.model_id, func.sum(times).label("times")).group_by(Job.model_id).subquery()
     found = (
         select(Tenant.name, Model.name, func.coalesce(failures.c.times, 0), func.coalesce(unserved.c.jobs, 0))
         .join(Model, Model.tenant_id == Tenant.id)
@@ -343,16 +344,19 @@ def samples_erased(session: Session) -> dict[tuple[str, str], int]:
 def requests_finished(session: Session) -> dict[str, tuple[int, int]]:
     """Count how often requests have ended, by outcome, and how often after their deadline.
 
-    A request that failed and was retried or withdrawn has ended more than once, so that no count decreases.
+    A request that failed and was retried or withdrawn has ended more than once, so that no count decreases. One that is failed
+    counts at least once: a process of an earlier release moves it there without counting.
     """
-    late = func.count().filter(UnlearnRequest.finished_at > UnlearnRequest.due_at)
+    is_late, is_failed = UnlearnRequest.finished_at > UnlearnRequest.due_at, UnlearnRequest.state == RequestState.FAILED
+    late = func.count().filter(is_late)
     ended = select(UnlearnRequest.state, func.count(), late).where(
         UnlearnRequest.finished_at.is_not(None), UnlearnRequest.state != RequestState.FAILED
     )
     found = session.execute(ended.group_by(UnlearnRequest.state))
     counts = {state.value: (count, after) for state, count, after in found}
-    columns = UnlearnRequest.failures, UnlearnRequest.late_failures
-    failures, late_failures = (session.scalar(select(func.sum(column))) or 0 for column in columns)
+    counted = (UnlearnRequest.failures, is_failed), (UnlearnRequest.late_failures, is_failed & is_late)
+    sums = (func.sum(func.greatest(column, case((now_failed, 1), else_=0))) for column, now_failed in counted)
+    failures, late_failures = (session.scalar(select(found)) or 0 for found in sums)
     return {**counts, RequestState.FAILED.value: (failures, late_failures)}
 
 

@@ -59,6 +59,11 @@ def advance(
     finished_at = now(session) if to in TERMINAL else None
     for row in rows:
         came_from = row.state
+        if came_from == RequestState.FAILED and not isinstance(row, Target):
+            # A process of an earlier release may have moved it there, without counting.
+            row.failures = max(row.failures, 1)
+            if isinstance(row, UnlearnRequest) and row.finished_at is not None:
+                row.late_failures = max(row.late_failures, int(row.finished_at > row.due_at))
         for name, value in {**values, "state": to, "finished_at": finished_at}.items():
             setattr(row, name, value)
         if finished_at is not None and to == RequestState.FAILED and not isinstance(row, Target):

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from ledger import metrics
 from ledger.db import now
@@ -11,7 +11,7 @@ from ledger.jobs.approvals import set_approvals
 from ledger.jobs.cancellation import retry_job
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
-from ledger.tables import WebhookDelivery, WebhookEndpoint
+from ledger.tables import Job, UnlearnRequest, WebhookDelivery, WebhookEndpoint
 from tests.ledger.conftest import progress
 
 NONE = metrics.Backlog(waiting=0, oldest=None)
@@ -75,6 +75,25 @@ def test_a_failure_stays_counted_whatever_becomes_of_its_request(world, leave):
     after = {"retry": {"completed": (1, 1)}, "withdraw": {"cancelled": (1, 1)}, "dismiss": {}}
     with world.sessions() as session:
         assert metrics.requests_finished(session) == {"failed": (2, 1)} | after[leave]
+
+
+def test_a_failure_that_an_earlier_release_has_not_counted_counts_before_and_after_a_retry(world):
+    """In a rolling upgrade, until its last process is replaced."""
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    job_id = world.submit(1, received_at=long_ago).targets[0].job.id
+    world.fail(world.claim(job_id), Reason.AUDIT_FAILED)
+    with world.sessions.begin() as session:
+        session.execute(update(UnlearnRequest).values(failures=0, late_failures=0))
+        session.execute(update(Job).values(failures=0))
+
+    def counted():
+        with world.sessions() as session:
+            return metrics.requests_finished(session), metrics.failed_jobs(session)[-1][2]
+
+    assert counted() == ({"failed": (1, 1)}, 1)
+    with world.sessions.begin() as session:
+        retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
+    assert counted() == ({"failed": (1, 1)}, 1)
 
 
 def test_open_requests_past_their_date_are_overdue(world):
