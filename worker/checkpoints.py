@@ -39,13 +39,15 @@ logger = logging.getLogger(__name__)
 class CheckpointPlan:
     """Where checkpoints go, and how many seconds lie between two of them.
 
-    sample_key: hashes the IDs of what a slice has seen. fitted_to: of the workload.
+    sample_key: hashes the IDs of what a slice has seen. fitted_to: of the workload. references: the SHA-256 of the reference
+    predictions that the job uses; None if it uses none.
     """
 
     storage: Storage
     interval: float
     sample_key: bytes
     fitted_to: str | None = None
+    references: str | None = None
 
 
 def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:
@@ -125,7 +127,7 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
         path = fetch_checkpoint(plan.storage, name, recorded.sha256)
         content = load_training_checkpoint(path, recorded.sha256)
         if content["of"] != _identity(claim, plan):
-            raise CheckpointUnusable("it is of another method, or of other weights or samples")
+            raise CheckpointUnusable("it is of another method, or of other weights, samples or references")
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
         with fenced(reporter.sessions, claim) as session:
@@ -152,8 +154,8 @@ def fetch_checkpoint(storage: Storage, name: str, sha256: str) -> Path:
 
 def _identity(claim: Claim, plan: CheckpointPlan) -> dict[str, Any]:
     """Everything that a run depends on: runs with the same identity take the same steps."""
-    fitted = {} if plan.fitted_to is None else {"fitted_to": plan.fitted_to}
-    return fitted | {
+    given = {"fitted_to": plan.fitted_to, "references": plan.references}
+    return {name: value for name, value in given.items() if value is not None} | {
         "workload": claim.workload,
         "method": dict(claim.method),
         "seed": claim.seed,

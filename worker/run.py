@@ -141,11 +141,13 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     if inputs.references_unused is not None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
+    used = reporter.monitor.claim.references
     plan = CheckpointPlan(
         storage=settings.files,
         interval=settings.checkpoint_seconds,
         sample_key=settings.sample_key_bytes,
         fitted_to=workload.fitted_to,
+        references=None if inputs.references is None or used is None else used.sha256,
     )
     result = None
     while result is None:

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import errno
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import pytest
 import safetensors.torch
+import torch
 from sqlalchemy import text, update
 from torch import nn
 
@@ -21,12 +23,15 @@ from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import sweep
 from ledger.jobs.jobs import list_attempts
 from ledger.metrics import stale_writes_rejected
+from ledger.registry.references import ReferenceFile, register_references
+from ledger.sample_ids import sample_digest
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
 from tests.fixtures.s3 import BUCKET, S3
 from tests.worker import digits
-from tests.worker.conftest import Bench, Killed
+from tests.worker.conftest import KEY, Bench, Killed
 from unlearning import files as written_files
+from unlearning.data.references import References, to_bytes
 from unlearning.data.workload import Workload
 from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
@@ -339,6 +344,46 @@ def test_a_checkpoint_by_a_loss_that_was_fitted_to_other_targets_is_not_used(
 
     assert taken[7] == 1
     assert len(events(eager, job_id, "job.checkpoint_ignored")) == 1
+
+
+def test_a_checkpoint_without_the_references_that_came_since_is_not_used(
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    interrupt: Interrupt,
+    reference: Reference,
+    forgotten: list[str],
+) -> None:
+    """Neither the first nor the second half of the run would then be that of an uninterrupted one."""
+    bench = make_bench(policy=[{"kind": "ieu", "steps": 8, "repair_steps": 0}], checkpoint_seconds=0, retry_seconds=0)
+    job_id = bench.submit(training_ids[:80])
+    taken = interrupt(kill, after=3)
+    run_killed(bench, job_id)
+    assert len(files(bench, job_id)) == 1
+    register_equal_references(bench)
+    reference.task = None
+    assert bench.run(job_id)
+
+    assert taken[3] == 1
+    (ignored,) = events(bench, job_id, "job.checkpoint_ignored")
+    assert "references" in ignored["why"]
+    assert forgotten == [reference.weights()]
+
+
+def register_equal_references(bench: Bench) -> None:
+    """Register references by which every class of every sample is as probable as the others."""
+    given = digits.workload()
+    pool = (*given.train.ids, *given.held_out.ids)
+    references = References(
+        keys=tuple(sample_digest(KEY, "tiny-digits", sample) for sample in pool),
+        predictions=torch.full((len(pool), 10), 0.1),
+        losses=torch.full((len(pool),), math.log(10)),
+        **{name: torch.zeros(len(pool)) for name in ("unseen", "seen")},
+        details={},
+    )
+    path, sha256 = bench.settings.files.put(to_bytes(references))
+    with bench.sessions.begin() as session:
+        file = ReferenceFile(path=path, sha256=sha256)
+        register_references(session, tenant_id=bench.tenant_id, model="digits", file=file, details={})
 
 
 def test_a_worker_without_its_lease_can_not_leave_a_checkpoint(
