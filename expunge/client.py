@@ -1,6 +1,7 @@
 """The HTTP API from the caller's side. The functions return the types that the service answers with (`ledger.resources`)."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ R = TypeVar("R", bound=Resource)
 
 KEY = re.compile("[!-~]+")
 """The characters that an API key may have, and more: those that a header takes as they are."""
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""The variables by which httpx takes other certificates than its own."""
 LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 """The addresses of this machine, as httpx takes them."""
 PATIENCE = 60.0
@@ -48,10 +51,13 @@ DEFAULT_WAIT = 1.0
 def connect(url: str, key: str | None) -> httpx.Client:
     """Open a client for the API at `url`; without a key, for the calls that need none. Close it, or use it in a `with`.
 
-    A proxy is not asked for this machine. Raises ServiceUnreachable for what is no address, and ServiceError for what is no key.
+    A proxy is not asked for this machine. Raises ServiceUnreachable for what is no address, and ServiceError for what is no key,
+    and for certificates that cannot be read. No message quotes an address as it was given: it may hold a password.
     """
     if not url.lower().startswith(("http://", "https://")):
-        raise ServiceUnreachable(f"{url!r} is no address of the API; it begins with http:// or https://.")
+        raise ServiceUnreachable(
+            "This is no address of the API (--url, EXPUNGE_URL); it begins with http:// or https://."
+        )
     if key is not None and not KEY.fullmatch(key):
         raise ServiceError(
             "The API key has a character that no key has, such as a blank or a line's end. Copy it again."
@@ -60,9 +66,20 @@ def connect(url: str, key: str | None) -> httpx.Client:
     direct: dict[str, httpx.BaseTransport | None] = dict.fromkeys(LOOPBACK)
     try:
         return httpx.Client(base_url=url, headers=headers, timeout=30, mounts=direct)
-    except (httpx.InvalidURL, ValueError, ImportError) as error:
+    except ImportError as error:
         raise ServiceUnreachable(
-            f"{url!r} cannot be called: {str(error).rstrip('.')}. Mend the address, or the proxy that the environment names."
+            f"The proxy that the environment names cannot be used: {str(error).rstrip('.')}."
+        ) from error
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ServiceUnreachable(
+            "The address of the API (--url, EXPUNGE_URL), or that of the proxy that the environment names, cannot be called. Mend "
+            "it. In a user's name and a password write @ as %40, : as %3A and / as %2F."
+        ) from error
+    except OSError as error:
+        named = [f"{name} ({value})" for name in CERTIFICATES if (value := os.environ.get(name))]
+        raise ServiceError(
+            f"The certificates that {' and '.join(named)} names cannot be read: {error.strerror or type(error).__name__}. Mend or "
+            "unset it."
         ) from error
 
 
@@ -239,7 +256,9 @@ def stream_lines(
             check(response.headers)
             yield from response.iter_lines()
     except httpx.RequestError as error:
-        raise ServiceUnreachable(f"The answer of {client.base_url} broke off ({type(error).__name__}).") from error
+        raise ServiceUnreachable(f"The answer of {shown(client)} broke off ({type(error).__name__}).") from error
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise _unsendable(error) from error
 
 
 def promote(client: httpx.Client, model: str, number: int) -> Version:
@@ -269,18 +288,28 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
     try:
         response = client.request(method, path, **options)
     except httpx.RequestError as error:
-        raise ServiceUnreachable(f"Nothing answers at {client.base_url} ({type(error).__name__}).") from error
-    except (httpx.InvalidURL, UnicodeEncodeError) as error:
-        raise ServiceError(
-            f"The call cannot be sent ({type(error).__name__}): a name or a text in it has a character that is not allowed there."
-        ) from error
+        raise ServiceUnreachable(f"Nothing answers at {shown(client)} ({type(error).__name__}).") from error
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise _unsendable(error) from error
     if response.has_redirect_location:
         raise ServiceUnreachable(
-            f"{client.base_url} sends on to {response.headers['Location']}. Name the API's own address."
+            f"{shown(client)} sends on to {response.headers['Location']}. Name the API's own address."
         )
     if response.is_error:
         raise Refused(response.status_code, problem(response))
     return response
+
+
+def _unsendable(error: Exception) -> ServiceError:
+    return ServiceError(
+        f"The call cannot be sent ({type(error).__name__}): the address, or a name or a text in it, has a character that is not "
+        "allowed there."
+    )
+
+
+def shown(client: httpx.Client) -> str:
+    """Return the address that a client calls, without a user's name and a password."""
+    return str(client.base_url.copy_with(userinfo=b""))
 
 
 def problem(response: httpx.Response) -> Json:
