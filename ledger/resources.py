@@ -86,29 +86,38 @@ class Target(Resource):
     model: str = Field(examples=["digits-cnn"])
     state: RequestState
     reason: Reason | None = Field(description="Why it ended as it did.")
-    detail: str | None = Field(description="What happened, in words. Null for a key without requests:read too.")
-    samples: SampleCounts | None = Field(
-        description="Null for a key without requests:read: it must not learn who is in a training set."
-    )
+    detail: str | None = Field(description="What happened, in words.")
+    samples: SampleCounts
     job: JoinedJob | None
     version: int | None = Field(description="The model version that no longer knows the samples.")
     report_id: UUID | None = Field(description="See GET /reports/{id}.")
-    verdict: Verdict | None = Field(description="Null for a key without requests:read too.")
+    verdict: Verdict | None
     finished_at: datetime | None
 
 
 class UnlearnRequest(Resource):
-    """What was asked, by when it is due, and what became of it, model by model."""
+    """What was asked, by when it is due, and what became of it, model by model.
+
+    A key without `requests:read` must not learn who is in a training set. Its answers are the same whether anything matches: what
+    became of the request is null, `targets` is empty, and of the datasets there are those that it named.
+    """
 
     id: UUID
-    dataset: str = Field(description="Its dataset; one of them if there are several.", examples=["digits"])
+    dataset: str | None = Field(
+        description="Its dataset; one of them if there are several. Null for a key without requests:read if it named none.",
+        examples=["digits"],
+    )
     datasets: tuple[str, ...] = Field(default=(), description="All of its datasets, by name.")
     every_dataset: bool = Field(
         default=False,
         description="Whether it named people, and neither dataset nor model: it concerns every dataset, also those to come.",
     )
-    state: RequestState = Field(description="The least advanced of its targets'; when all have ended, the worst.")
-    targets: tuple[Target, ...] = Field(description="By the names of their models.")
+    state: RequestState | None = Field(
+        description="The least advanced of its targets'; when all have ended, the worst. Null for a key without requests:read."
+    )
+    targets: tuple[Target, ...] = Field(
+        description="By the names of their models. Empty for a key without requests:read."
+    )
     samples: SampleCounts | None = Field(description="Over all models. Null for a key without requests:read.")
     subjects: SubjectCounts | None = Field(
         default=None, description="Null if it named no person, and for a key without requests:read."
@@ -133,8 +142,9 @@ class UnlearnRequest(Resource):
     regulation: str
     received_at: datetime
     due_at: datetime = Field(description="By law, from when it was received.")
-    unserved: bool = Field(
-        description="Whether the law still asks for it: it was neither served nor withdrawn nor dismissed. A failed one still is."
+    unserved: bool | None = Field(
+        description="Whether the law still asks for it: it was neither served nor withdrawn nor dismissed. A failed one still is. "
+        "Null for a key without requests:read."
     )
     extension_reason: str | None
     external_id: str | None

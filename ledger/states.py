@@ -240,7 +240,7 @@ MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
     },
     # A request follows its targets (`fold`): when its least advanced target ends, it moves to the state of the others.
     "request": {
-        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED}),
+        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED, _R.REJECTED}),
         _R.SCHEDULED: frozenset({_R.RUNNING, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
         _R.RUNNING: frozenset({_R.SCHEDULED, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
         _R.VERIFYING: frozenset({_R.SCHEDULED, _R.RUNNING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),

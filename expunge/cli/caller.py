@@ -228,7 +228,9 @@ def watch_job(http: httpx.Client, job_id: UUID) -> bool:
 
 
 def format_without_jobs(request: UnlearnRequest) -> list[str]:
-    """Say which models of a request need no job, and why: there is none to follow."""
+    """Say which models of a request need no job, and why: there is none to follow. Or that this key may follow none."""
+    if request.state is None:
+        return ["The request is recorded. Following its jobs needs a key with requests:read."]
     return [
         f"No job for {target.model}: {target.reason or target.state}."
         for target in request.targets

@@ -65,6 +65,7 @@ TEXTS: Mapping[str, str] = {
     "request.completed": "Completed for every model.",
     "request.failed": "Ended, but failed for at least one model.",
     "request.cancelled": "Cancelled.",
+    "request.rejected": "Ended: no model was trained on any of the samples.",
     "request.dismissed": "Dismissed by {by}: {reason}",
     "target.scheduled": "{model}: queued.",
     "target.running": "{model}: unlearning is running.",

@@ -110,9 +110,12 @@ def mark_overdue(session: Session, *, limit: int = 500) -> int:
     return len(overdue)
 
 
-def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> resources.UnlearnRequest:
+def extend_deadline(
+    session: Session, *, tenant_id: UUID, request_id: UUID, reason: str, quiet: bool = False
+) -> resources.UnlearnRequest:
     """Extend the deadline of an unserved request, once, by what its regulation allows (GDPR: two months).
 
+    quiet: whether the caller must not learn what became of the request; then one that is not owed any more is extended too.
     Raises UnknownRequest, TooLate if the request is not owed any more, is overdue or was extended before, and ValueError without a
     reason.
     """
@@ -121,7 +124,7 @@ def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reas
     find_request(session, tenant_id=tenant_id, request_id=request_id)
     request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
     unserved = session.scalar(select(UnlearnRequest.is_unserved()).where(UnlearnRequest.id == request_id))
-    if request.extension_reason is not None or not unserved or request.due_at <= now(session):
+    if request.extension_reason is not None or not (unserved or quiet) or request.due_at <= now(session):
         raise TooLate("only an unserved request that is not overdue and not extended yet can be extended")
     request.due_at = extended_due_at(request)
     request.extension_reason = reason

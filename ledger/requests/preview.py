@@ -22,7 +22,8 @@ def preview(session: Session, submit: Callable[[], resources.UnlearnRequest]) ->
         savepoint.rollback()
     joined = [target.job.id for target in targets if target.job is not None]
     existing = set(session.scalars(select(Job.id).where(Job.id.in_(joined))))
-    assert request.samples is not None  # `submit` gives the counts
+    assert request.samples is not None  # `submit` hides nothing
+    assert request.dataset is not None
     return resources.Preview(
         dataset=request.dataset,
         datasets=request.datasets,

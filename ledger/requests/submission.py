@@ -69,6 +69,7 @@ def submit(
     escalate: Escalation | None = None,
     batch_window: timedelta,
     idempotency: Idempotency | None = None,
+    quiet: bool = False,
 ) -> resources.UnlearnRequest:
     """Record a request to erase samples from the named models, or from every model of the datasets, and let it join their jobs.
 
@@ -79,6 +80,8 @@ def submit(
     received_at: when the person asked, by default now. Deadlines count in its time zone.
     A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
+    quiet: whether the caller must not learn who is in a training set. A request in which nothing matches is then recorded too, as
+    rejected for every model, and a method must suit all models, whichever match.
 
     Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, MethodUnsuitable,
     IdempotencyMismatch and IdempotencyInProgress. The caller's transaction must then be rolled back.
@@ -118,9 +121,20 @@ def submit(
     data = {"due_at": request.due_at, "regulation": rule(regulation).title}
     record(session, "request.received", data, request_id=request.id)
     people = [*committed_tables(subjects)]
+    if quiet:
+        for model in touched:
+            _check_method(session, model, why_unsuitable)
     committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
+    matched = request.accepted + request.already_erased > 0
+    if not matched and not (quiet and touched):
+        raise _without_match(request)
     targets = _add_targets(
-        session, request, touched, named=models is not None, window=batch_window, why_unsuitable=why_unsuitable
+        session,
+        request,
+        touched,
+        named=models is not None or not matched,
+        window=batch_window,
+        why_unsuitable=why_unsuitable,
     )
     _record_datasets(session, request, datasets, targets)
     if idempotency is not None:
@@ -198,7 +212,7 @@ def _add_targets(
 
     The jobs of all models are locked, in the order of the models, before the first wake-up is announced.
 
-    A model that was trained on none of the samples gets a target only if the caller named it. Raises MethodUnsuitable.
+    A model that was trained on none of the samples gets a target only if `named`. Raises MethodUnsuitable.
     """
     total = request.accepted + request.already_erased + request.not_in_training_set
     wakeups: list[tuple[UUID, datetime | None]] = []
@@ -337,7 +351,7 @@ def _record_samples(
 ) -> None:
     """Store the request's samples, each with its outcome over all models, and count the outcomes, those of its subjects too.
 
-    tables: with the column `digest`. Raises NoSamplesMatch.
+    tables: with the column `digest`.
     """
     for given in tables:
         session.execute(_record_outcomes(request, models, given))
@@ -348,14 +362,16 @@ def _record_samples(
     )
     for of_outcome, count in session.execute(counted):
         setattr(request, of_outcome.value, count)
-    if not request.accepted and not request.already_erased:
-        if request.subjects_given is not None:
-            # No number: it would tell whether somebody without a trained sample is known at all.
-            raise NoSamplesMatch(
-                "no sample of these subjects is in the training set of any of the models; a dataset learns whose samples it has "
-                "from `expunge register` and `expunge subjects import`"
-            )
-        raise NoSamplesMatch(f"no model was trained on {any_of(request.not_in_training_set, 'sample')}")
+
+
+def _without_match(request: UnlearnRequest) -> NoSamplesMatch:
+    if request.subjects_given is not None:
+        # No number: it would tell whether somebody without a trained sample is known at all.
+        return NoSamplesMatch(
+            "no sample of these subjects is in the training set of any of the models; a dataset learns whose samples it has from "
+            "`expunge register` and `expunge subjects import`"
+        )
+    return NoSamplesMatch(f"no model was trained on {any_of(request.not_in_training_set, 'sample')}")
 
 
 def _record_outcomes(request: UnlearnRequest, models: Sequence[Model], given: FromClause) -> Insert:

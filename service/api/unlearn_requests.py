@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
 from ledger.db import now
+from ledger.errors import TooLate
 from ledger.events.timeline import list_request_events
 from ledger.registry.access import Caller, Scope
 from ledger.requests.cancellation import cancel_request, dismiss_request
@@ -235,7 +236,8 @@ def post_unlearn_request(
     """Records the request and lets it join a job for each model that was trained on the samples.
 
     The answer says which jobs, when each starts at the latest, and why. Samples that no model was trained on, and people without
-    samples, do not fail the rest; a request in which none matches is refused.
+    samples, do not fail the rest; a request in which none matches is refused. A key without `requests:read` gets the same answer,
+    202, whether anything matches or not.
     """
     state = request.app.state
     recorded = record_request(ledger, asked, caller, settings=state.settings, idempotency_key=idempotency_key)
@@ -245,7 +247,7 @@ def post_unlearn_request(
     tasks.add_task(wake, state.broker, state.database, closed)
     response.headers["Location"] = f"/unlearn-requests/{recorded.id}"
     response.headers["Retry-After"] = POLL_SECONDS
-    return recorded
+    return shown_to(caller, recorded)
 
 
 @router.post(
@@ -334,9 +336,17 @@ def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequ
     """Withdraws the request for every model that has not erased its samples, also after a failure.
 
     409, with the reason, once its result is published, and while a job that serves other requests too is running or its version
-    awaits approval.
+    awaits approval. A key without `requests:read` gets the same answer, 200, whether anything was left to withdraw or not.
     """
-    return shown_to(caller, cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id))
+    given = {"tenant_id": caller.tenant_id, "request_id": request_id}
+    try:
+        with ledger.begin_nested():
+            found = cancel_request(ledger, **given)
+    except TooLate:
+        if caller.may(Scope.REQUESTS_READ):
+            raise
+        found = get_request(ledger, **given)
+    return shown_to(caller, found)
 
 
 @router.post(
@@ -347,9 +357,15 @@ def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequ
 def post_extend(request_id: UUID, asked: ExtensionBody, caller: Writer, ledger: Ledger) -> UnlearnRequest:
     """Extends the deadline of an unserved request, once, by what its regulation allows (GDPR: two months), for a reason.
 
-    409 if it is served, withdrawn, dismissed, overdue or extended already.
+    409 if it is served, withdrawn, dismissed, overdue or extended already; for a key without `requests:read` only the last two.
     """
-    request = extend_deadline(ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason)
+    request = extend_deadline(
+        ledger,
+        tenant_id=caller.tenant_id,
+        request_id=request_id,
+        reason=asked.reason,
+        quiet=not caller.may(Scope.REQUESTS_READ),
+    )
     return shown_to(caller, request)
 
 
@@ -376,7 +392,7 @@ def record_request(
     settings: Settings,
     idempotency_key: str | None = None,
 ) -> UnlearnRequest:
-    """Record a request and give it as the caller may see it.
+    """Record a request, and say what of it matched nothing if the caller may know.
 
     Raises WrongSampleKey, and what `ledger.requests.submission.submit` raises.
     """
@@ -407,9 +423,10 @@ def record_request(
         escalate=asked.escalate,
         batch_window=settings.batch_window,
         idempotency=idempotency,
+        quiet=not caller.may(Scope.REQUESTS_READ),
     )
     if not caller.may(Scope.REQUESTS_READ):
-        return shown_to(caller, request)
+        return request
     return request.model_copy(update=_unmatched(session, request, asked, digests, people, tenant_id=caller.tenant_id))
 
 

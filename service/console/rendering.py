@@ -169,7 +169,7 @@ def _refusal(status: int, title: str, detail: str) -> Response:
     return page("refused", visitor=None, here="", status=status, title=title, detail=detail)
 
 
-def is_ended(state: str) -> bool:
+def is_ended(state: str | None) -> bool:
     """Return whether the state is final."""
     return state in TERMINAL
 

@@ -41,20 +41,21 @@ def require(caller: Caller, scope: Scope) -> None:
 
 
 def shown_to(caller: Caller, found: Shown) -> Shown:
-    """Return a request or a job as the caller may see it: whole, or for a key without `requests:read` without its counts.
+    """Return a request or a job as the caller may see it: whole, or for a key without `requests:read` without what became of it.
 
-    What tells how many samples matched, and in which datasets people were found, tells who is in a training set. So do a run's
-    figures, and the sentences about it: an audit's begins with the number of samples.
+    Whether, where and how many samples matched tells who is in a training set: a request's state, its targets, the datasets in
+    which people were found. So do a run's figures, and the sentences about it: an audit's begins with the number of samples.
     """
     if caller.may(Scope.REQUESTS_READ):
         return found
     if isinstance(found, Job):
         unknown = dict.fromkeys(("samples", "requests", "verdict", "detail", "fallback", "eta_seconds"))
         return found.model_copy(update={**unknown, "metrics": {}, "timings": {}, "step": 0, "total": 0})
-    unknown = dict.fromkeys(("samples", "verdict", "detail"))
-    targets = tuple(target.model_copy(update=unknown) for target in found.targets)
-    datasets = (found.dataset,) if found.every_dataset else found.datasets
-    return found.model_copy(update={"samples": None, "subjects": None, "datasets": datasets, "targets": targets})
+    named = () if found.every_dataset else tuple(sorted(found.datasets))
+    unknown = dict.fromkeys(("state", "samples", "subjects", "unserved", "finished_at"))
+    dismissed = dict.fromkeys(("dismissed_at", "dismissed_by", "dismissal_reason"))
+    shown = {"dataset": named[0] if named else None, "datasets": named, "targets": ()}
+    return found.model_copy(update={**unknown, **dismissed, **shown})
 
 
 class _Needs:

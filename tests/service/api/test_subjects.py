@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import typer
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client as api
@@ -20,8 +20,8 @@ from ledger.registry.subjects import assign_subjects
 from ledger.resources import SampleCounts, SubjectCounts
 from ledger.sample_ids import key_fingerprint, sample_digest, subject_digest
 from ledger.sample_key import rotate_sample_key
-from ledger.tables import Base
-from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
+from ledger.tables import Base, Model
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, masked, publish_job, set_up
 from tests.verifier.conftest import make_signer
 from verifier.checking import Outcome, verify_files
 from verifier.commitment import read_subject_inclusion
@@ -114,15 +114,76 @@ def test_a_key_that_may_not_read_learns_neither_counts_nor_datasets(serve: Serve
     body = serve(key=people.writer).post("/unlearn-requests", json=ANN).json()
     hidden = ("samples", "subjects", "samples_by_subject", "unmatched_sample_ids")
     assert [body[field] for field in hidden] == [None] * 4
-    assert body["datasets"] == [body["dataset"]]
-    assert [target["samples"] for target in body["targets"]] == [None, None]
+    assert (body["dataset"], body["datasets"], body["targets"]) == (None, [], [])
+
+
+SCANS = {"dataset": "scans"}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        SCANS,
+        {"datasets": ["scans", "notes"]},
+        {"models": ["triage"]},
+        {"models": ["triage", "coding"]},
+        {"method": "ltu"},
+    ],
+)
+def test_a_key_that_may_not_read_gets_the_same_answers_whoever_is_in_a_training_set(
+    serve: Serve, people: Site, sessions: sessionmaker[Session], limits: dict[str, Any]
+) -> None:
+    """Of somebody who is in it, who was erased, whose samples no model has seen, and of a stranger; and of samples likewise."""
+    admin, writer = (serve(key=key, batch_window_seconds=0) for key in (people.admin, people.writer))
+    erased = admin.post("/unlearn-requests", json=SCANS | {"subjects": ["bob@example.org"]}).json()
+    publish_job(sessions, erased["targets"][0]["job"]["id"])
+    given: list[dict[str, Any]] = [{"subjects": [f"{name}@example.org"]} for name in ("ann", "bob", "cat", "stranger")]
+    if "dataset" in limits:
+        given += [{"sample_ids": [name]} for name in ("sample-9", "sample-2", "sample-70", "sample-100")]
+
+    def answers(body: dict[str, Any]) -> list[tuple[int, str]]:
+        made = writer.post("/unlearn-requests", json=body | limits)
+        path = f"/unlearn-requests/{made.json()['id']}"
+        reason = {"reason": "It takes long."}
+        more = [writer.post(f"{path}{call}", json=reason) for call in (":extend", ":extend")]
+        more += [writer.post(f"{path}:cancel") for _ in range(2)]
+        return [(answer.status_code, masked(answer.json())) for answer in (made, *more)]
+
+    first, *others = map(answers, given)
+    assert [status for status, _ in first] == [202, 200, 409, 200, 200]
+    assert all(other == first for other in others)
+
+
+def test_a_request_of_a_key_that_may_not_read_in_which_nothing_matches_is_rejected(serve: Serve, people: Site) -> None:
+    made = serve(key=people.writer).post("/unlearn-requests", json={"subjects": ["stranger@example.org"]}).json()
+    found = serve(key=people.reader).get(f"/unlearn-requests/{made['id']}").json()
+    assert (found["state"], found["unserved"]) == ("rejected", False)
+    assert [(target["model"], target["reason"]) for target in found["targets"]] == [
+        ("coding", "not_in_training_set"),
+        ("triage", "not_in_training_set"),
+    ]
+
+
+def test_a_method_that_a_model_does_not_allow_is_refused_whoever_is_in_its_training_set(
+    serve: Serve, people: Site, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        session.execute(update(Model).values(lacks=[]))
+    writer = serve(key=people.writer)
+    known, unknown = (
+        writer.post("/unlearn-requests", json=SCANS | {"method": "matching", "subjects": [f"{name}@example.org"]})
+        for name in ("ann", "stranger")
+    )
+    assert (known.status_code, known.json()["type"]) == (422, "https://expunge.dev/problems/method-unsuitable")
+    assert known.json()["detail"] == unknown.json()["detail"]
 
 
 @pytest.mark.parametrize("dataset", [{}, {"dataset": "notes"}, {"datasets": ["notes", "scans"]}])
 def test_a_stranger_and_somebody_whom_no_model_knows_get_the_same_answer(
     serve: Serve, people: Site, sessions: sessionmaker[Session], dataset: dict[str, Any]
 ) -> None:
-    http = serve(key=people.writer)
+    http = serve(key=people.admin)
     known, unknown = (
         http.post("/unlearn-requests", json={"subjects": [f"{name}@example.org"], **dataset})
         for name in ("cat", "stranger")
