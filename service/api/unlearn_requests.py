@@ -240,7 +240,14 @@ def post_unlearn_request(
     202, whether anything matches or not.
     """
     state = request.app.state
-    recorded = record_request(ledger, asked, caller, settings=state.settings, idempotency_key=idempotency_key)
+    recorded = record_request(
+        ledger,
+        asked,
+        caller,
+        settings=state.settings,
+        idempotency_key=idempotency_key,
+        quiet=not caller.may(Scope.REQUESTS_READ),
+    )
     moment = now(ledger)  # a job closes by the database's clock
     joined = [target.job for target in recorded.targets if target.job is not None]
     closed = [job.id for job in joined if job.id is not None and job.cut_off <= moment]
@@ -391,8 +398,9 @@ def record_request(
     *,
     settings: Settings,
     idempotency_key: str | None = None,
+    quiet: bool = False,
 ) -> UnlearnRequest:
-    """Record a request, and say what of it matched nothing if the caller may know.
+    """Record a request, and say what of it matched nothing if the caller may know. quiet: see `submit`.
 
     Raises WrongSampleKey, and what `ledger.requests.submission.submit` raises.
     """
@@ -423,7 +431,7 @@ def record_request(
         escalate=asked.escalate,
         batch_window=settings.batch_window,
         idempotency=idempotency,
-        quiet=not caller.may(Scope.REQUESTS_READ),
+        quiet=quiet,
     )
     if not caller.may(Scope.REQUESTS_READ):
         return request

@@ -97,8 +97,10 @@ def test_a_model_of_a_request_that_needs_no_job_is_named_with_the_reason() -> No
     target = Target.model_construct(
         model="digits", state=RequestState.COMPLETED, reason=Reason.ALREADY_ERASED, samples=counts, job=None
     )
-    request = UnlearnRequest.model_construct(targets=(target,))
+    request = UnlearnRequest.model_construct(state=RequestState.COMPLETED, targets=(target,))
     assert format_without_jobs(request) == ["No job for digits: already_erased."]
+    (hidden,) = format_without_jobs(UnlearnRequest.model_construct(state=None, targets=()))
+    assert "requests:read" in hidden
 
 
 def test_without_a_running_stack_the_command_asks_for_the_sample_key(
