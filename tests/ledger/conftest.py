@@ -189,5 +189,5 @@ def make_world(sessions):
 
 
 @pytest.fixture
-def world(sessions):
-    return make_world(sessions)
+def world(filled):
+    return filled(make_world)

@@ -27,7 +27,6 @@ from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import MOVES, Reason
-from tests.fixtures.postgresql import empty
 from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish
 from tests.ledger.promises import broken
 from tests.ledger.test_consistency import ask_for_approval, run_to_completion
@@ -335,10 +334,9 @@ def fail(session, claim, reason):
 
 
 @pytest.mark.timeout(900)
-def test_no_order_of_events_breaks_a_promise(sessions):
+def test_no_order_of_events_breaks_a_promise(cleaner, filled):
     def start():
-        with sessions.begin() as session:
-            empty(session.connection())
-        return Ledger(make_world(sessions))
+        cleaner.empty()
+        return Ledger(filled(make_world))
 
     run_state_machine_as_test(start, settings=EXAMPLES)

@@ -31,6 +31,7 @@ from service.app import create_app
 from service.http import limits
 from service.http.connections import Connection
 from service.settings import Settings
+from tests.fixtures.postgresql import Filled
 from tests.fixtures.waiting import PATIENCE
 from tests.report.recorded import stored
 from unlearning.specs import DEFAULT_POLICY
@@ -203,11 +204,16 @@ def masked(answer: object) -> str:
     return re.sub(r"'[0-9a-f-]{36}'|'\d{4}-\d\d-\d\dT[^']*'", "…", str(answer))
 
 
-@pytest.fixture
-def site(sessions: sessionmaker[Session]) -> Site:
-    """The usual tenant, committed."""
+def make_site(sessions: sessionmaker[Session]) -> Site:
+    """The usual tenant in an empty database."""
     with sessions.begin() as session:
         return set_up(session)
+
+
+@pytest.fixture
+def site(filled: Filled) -> Site:
+    """The usual tenant, committed."""
+    return filled(make_site)
 
 
 def begin_job(sessions: sessionmaker[Session], job_id: UUID | str) -> Claim:

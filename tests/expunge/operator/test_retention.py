@@ -26,6 +26,7 @@ from ledger.sample_ids import sample_digest
 from ledger.tables import Job, Model, ModelVersion
 from ledger.transparency.commitments import prove_inclusion
 from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
+from tests.fixtures.postgresql import Filled
 from tests.ledger.conftest import KEY, World, make_world
 from tests.service.conftest import SAMPLE_KEY, publish_job, set_up
 from tests.verifier.conftest import make_signer
@@ -227,8 +228,8 @@ FIRST, SECOND = "first.safetensors", "cdcd.safetensors"
 
 
 @pytest.fixture
-def world(sessions: sessionmaker[Session]) -> World:
-    return make_world(sessions)
+def world(filled: Filled) -> World:
+    return filled(make_world)
 
 
 @pytest.fixture

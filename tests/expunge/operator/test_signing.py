@@ -14,14 +14,15 @@ from expunge.errors import SigningRefused
 from expunge.operator.deployment import Deployment
 from expunge.operator.signing import HAD_ONE, KNOWS_ERASED, sign_versions
 from tests.connectors.test_model_signing import write_key
+from tests.fixtures.postgresql import Filled
 from tests.ledger.conftest import KEY, World, make_world
 
 DIGEST = hashlib.sha256(b"weights").hexdigest()
 
 
 @pytest.fixture
-def world(sessions: sessionmaker[Session]) -> World:
-    world = make_world(sessions)
+def world(filled: Filled, sessions: sessionmaker[Session]) -> World:
+    world: World = filled(make_world)
     world.finish(world.submit_and_claim(1))
     with sessions.begin() as session:
         session.execute(

@@ -25,8 +25,8 @@ from worker.beat import hand_overs, relay
 
 
 @pytest.fixture
-def world(sessions) -> World:
-    return make_world(sessions)
+def world(filled) -> World:
+    return filled(make_world)
 
 
 def deliver(world: World, server: ModelServer) -> None:

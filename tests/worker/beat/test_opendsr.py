@@ -23,6 +23,7 @@ from ledger.sample_ids import subject_digest
 from ledger.states import Reason, WebhookProtocol
 from ledger.tables import Target
 from tests.fixtures.opendsr import DOMAIN, controller, declare, verify
+from tests.fixtures.postgresql import Filled
 from tests.ledger.conftest import KEY, World, digests, make_world
 from worker.beat import webhooks
 
@@ -37,8 +38,8 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> OpenDsr:
 
 
 @pytest.fixture
-def world(sessions: sessionmaker[Session]) -> World:
-    world = make_world(sessions)
+def world(filled: Filled, sessions: sessionmaker[Session]) -> World:
+    world: World = filled(make_world)
     with sessions.begin() as session:
         rows = [(subject_digest(KEY, "ann"), digest, 1) for digest in digests(1)]
         assign_subjects(session, tenant_id=world.tenant_id, dataset="digits", rows=rows)
