@@ -30,7 +30,10 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(params=[("phone", "light"), ("desktop", "dark")], ids="-".join)
+PHONE, DESK = ("phone", "light"), ("desktop", "dark")
+
+
+@pytest.fixture(params=[PHONE, pytest.param(DESK, marks=pytest.mark.slow)], ids="-".join)
 def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
     """A fresh profile at the size of a phone or of a desk, in light or in dark."""
     size, scheme = request.param

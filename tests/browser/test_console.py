@@ -13,15 +13,15 @@ from ledger.jobs.claims import enter_verifying
 from service.app import create_app
 from service.settings import Settings
 from tests.browser.conftest import Check
-from tests.service.conftest import NOWHERE, SAMPLE_KEY, Site, begin_job, publish_job, served, set_up
+from tests.fixtures.postgresql import Filled
+from tests.service.conftest import NOWHERE, SAMPLE_KEY, Site, begin_job, make_site, publish_job, served
 
 ASKED = {"dataset": "scans", "expedite": True, "external_id": "DSR-2041"}
 
 
 @pytest.fixture
-def site(sessions: sessionmaker[Session]) -> Site:
-    with sessions.begin() as session:
-        return set_up(session)
+def site(filled: Filled) -> Site:
+    return filled(make_site)
 
 
 @pytest.fixture

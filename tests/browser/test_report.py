@@ -5,12 +5,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.browser.conftest import Check
+from tests.browser.conftest import DESK, PHONE, Check
 from tests.report.recorded import NAMES, recorded
 from tests.report.test_html import page_of
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("context", "name"),
+    [
+        *((PHONE, name) for name in NAMES),
+        *(pytest.param(DESK, name, marks=[] if name == "verified" else pytest.mark.slow) for name in NAMES),
+    ],
+    indirect=["context"],
+)
 def test_axe_finds_nothing_and_nothing_is_too_wide(
     context: BrowserContext, accessible: Check, tmp_path: Path, name: str
 ) -> None:

@@ -102,7 +102,7 @@ def test_generated_calls_get_documented_answers(
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=settings().max_examples // 4,
+            max_examples=settings().max_examples // 6,
             deadline=None,
             derandomize=True,
             database=None,

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
+@cache
 def read_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """Read scikit-learn's digits, (1797, 64) and (1797,), without importing it, for which each process would wait."""
     found = importlib.util.find_spec("sklearn")
