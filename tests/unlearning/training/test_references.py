@@ -39,10 +39,14 @@ def workload(train: SampleSet | None = None) -> Workload:
     )
 
 
-def test_seen_samples_are_known_better_than_unseen_ones(tmp_path: Path) -> None:
-    given = workload()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> References:
+    folder = tmp_path_factory.mktemp("references")
+    return run_to_completion(prepare_references(workload(), PLAN, seed=0, folder=folder, key=key))
 
-    found = run_to_completion(prepare_references(given, PLAN, seed=0, folder=tmp_path, key=key))
+
+def test_seen_samples_are_known_better_than_unseen_ones(whole: References) -> None:
+    given, found = workload(), whole
 
     assert len(found) == 180
     assert float((found.seen - found.unseen).mean()) > 1.0
@@ -54,15 +58,14 @@ def test_seen_samples_are_known_better_than_unseen_ones(tmp_path: Path) -> None:
     assert torch.allclose(rows.predictions.float().sum(-1), torch.ones(120), atol=0.01)
 
 
-def test_an_interrupted_preparation_goes_on_and_gives_the_same(tmp_path: Path) -> None:
-    whole = run_to_completion(prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "whole", key=key))
-    steps = prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "cut", key=key)
+def test_an_interrupted_preparation_goes_on_and_gives_the_same(whole: References, tmp_path: Path) -> None:
+    steps = prepare_references(workload(), PLAN, seed=0, folder=tmp_path, key=key)
     for progress in steps:
         if progress.step == 3:
             break
     steps.close()
 
-    again = prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "cut", key=key)
+    again = prepare_references(workload(), PLAN, seed=0, folder=tmp_path, key=key)
     assert next(again).step == 1
     found = run_to_completion(again)
 
