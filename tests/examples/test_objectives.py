@@ -25,7 +25,7 @@ def test_a_plain_script_is_registered_and_a_request_is_published_verified_or_wit
     weights = save_weights(example.train(), tmp_path)[0]
     register_workload(site.where, name=name, reference=reference, weights=weights, approve_utility_drop=100.0)
 
-    _, document = site.erase(workload.name, workload.train.ids[::8])
+    _, document = site.erase(workload.name, workload.train.ids[::20])
 
     audit = document.report.audit
     assert audit.merit.name == merit

@@ -364,8 +364,9 @@ def is_refused(kind: str, name: str, *, references: bool) -> bool:
 
 
 def quick(kind: str, name: str, *, references: bool) -> bool:
-    """Jobs run the methods of PRODUCTION with any objective; the others are compared with them."""
-    return kind in PRODUCTION or name == "classification" or is_refused(kind, name, references=references)
+    """Jobs run the methods of PRODUCTION with any objective, LTU by references as by random targets; baselines are compared."""
+    first = kind in PRODUCTION and not (kind == "ltu" and references and not is_refused(kind, name, references=False))
+    return first or name == "classification" or is_refused(kind, name, references=references)
 
 
 METHODS_BY_REFERENCES = [(kind, False) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"matching"})] + [

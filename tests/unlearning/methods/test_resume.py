@@ -5,12 +5,14 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.methods.test_conformance import every_kind, spec_of
+from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, every_kind, spec_of
 from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, start, state, task
-from unlearning.specs import Stop
+from unlearning.methods.registry import METHODS
+from unlearning.specs import PRODUCTION, Stop
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, run_to_completion
@@ -60,7 +62,14 @@ def ended_alike(one: Outcome, other: Outcome) -> bool:
     return (one.steps, one.stopped_because, one.metrics) == (other.steps, other.stopped_because, other.metrics)
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kind",
+    [
+        # No job is resumed that runs another method.
+        pytest.param(kind, marks=() if kind in PRODUCTION else pytest.mark.slow)
+        for kind in sorted(METHODS.keys() - OF_SOME_MODELS)
+    ],
+)
 def test_a_run_interrupted_at_every_step_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
     wanted, outcome, count = uninterrupted(kind)
     content: dict[str, object] = {}
