@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import redis
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine, text
@@ -137,10 +138,17 @@ def redis_server(port: int | None = None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def broker_url() -> Iterator[str]:
-    """A Redis-protocol server for the whole session."""
+def _broker() -> Iterator[str]:
     with redis_server() as url:
         yield url
+
+
+@pytest.fixture
+def broker_url(_broker: str) -> Iterator[str]:
+    """A Redis-protocol server, the same one for every test, emptied after each: `site` has the same keys in all of them."""
+    yield _broker
+    with redis.Redis.from_url(_broker) as client:
+        client.flushall()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A small registered model, requests for it, and the worker run in this process (which never forks)."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +21,7 @@ from ledger.registry.models import list_versions
 from ledger.requests.submission import submit
 from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
+from tests.fixtures.postgresql import Filled
 from tests.worker import digits
 from worker.child import StopSignal
 from worker.run import run_job
@@ -83,9 +86,49 @@ class Bench:
             return list_versions(session, tenant_id=self.tenant_id, model="digits")[::-1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """How the model is registered. policy: the methods, as Python writes them. folder: under which the storage is made."""
+
+    reference: str
+    weights: Path
+    policy: str
+    approve_utility_drop: float
+    folder: Path
+    methods: Sequence[object] | None = field(compare=False)
+
+    def __call__(self, sessions: sessionmaker[Session]) -> Path:
+        """Register the model in a storage of its own, which stays as it is afterwards; gives the storage."""
+        storage = Path(tempfile.mkdtemp(dir=self.folder))
+        self.register(sessions, storage)
+        return storage
+
+    def register(self, sessions: sessionmaker[Session], storage: Path | str) -> None:
+        database_url = sessions.kw["bind"].url.render_as_string(hide_password=False)
+        register_workload(
+            Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests"),
+            name="digits",
+            reference=self.reference,
+            weights=self.weights,
+            policy=self.methods,  # type: ignore[arg-type]  # a list of methods
+            approve_utility_drop=self.approve_utility_drop,
+            dry_run=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def _storages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storages")
+
+
 @pytest.fixture
 def make_bench(
-    database_url: str, sessions: sessionmaker[Session], trained: Trained, tmp_path: Path
+    database_url: str,
+    sessions: sessionmaker[Session],
+    filled: Filled,
+    trained: Trained,
+    tmp_path: Path,
+    _storages: Path,
 ) -> Callable[..., Bench]:
     def make(
         policy: Sequence[object] | None = ("retrain",),
@@ -95,17 +138,19 @@ def make_bench(
         storage: Path | str | None = None,
         **settings: object,
     ) -> Bench:
-        storage = storage or tmp_path / "storage"
-        where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
-        register_workload(
-            where,
-            name="digits",
+        registration = Registration(
             reference=reference,
             weights=weights or trained.path,
-            policy=policy,  # type: ignore[arg-type]  # a list of methods
+            policy=repr(policy),
             approve_utility_drop=approve_utility_drop,
-            dry_run=False,
+            folder=_storages,
+            methods=policy,
         )
+        if storage is None:
+            storage = tmp_path / "storage"
+            shutil.copytree(filled(registration), storage, dirs_exist_ok=True)
+        else:
+            registration.register(sessions, storage)
         defaults = {
             "database_url": SecretStr(database_url),
             "redis_url": SecretStr("redis://127.0.0.1:1/0"),

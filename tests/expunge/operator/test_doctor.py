@@ -1,5 +1,6 @@
 """The doctor on deployments that are broken in one place each."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.heartbeats import WORKER, record_heartbeat
 from ledger.transparency.signing_keys import revoke_signing_key
+from tests.fixtures.postgresql import Filled
 from tests.service.conftest import NOWHERE, redis_server
 from tests.worker import digits
 from worker.signing import make_key
@@ -41,23 +43,40 @@ def broker_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def install(weights: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[sessionmaker[Session]], Path]:
+    """Register a model and a key; gives the folder with the storage and the keys, which no test changes."""
+    folder = tmp_path_factory.mktemp("installation")
+
+    def make(sessions: sessionmaker[Session]) -> Path:
+        url = sessions.kw["bind"].url.render_as_string(hide_password=False)
+        where = Deployment(database_url=url, storage=folder / "storage", sample_key=bytes(32), workloads="tests")
+        register_workload(
+            where, name="digits", reference=REFERENCE, weights=weights.path, policy=["retrain"], dry_run=False
+        )
+        create_signing_key(url, folder / "keys")
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def sound(
-    database_url: str, broker_url: str, weights: Trained, tmp_path: Path, sessions: sessionmaker[Session]
+    database_url: str,
+    broker_url: str,
+    tmp_path: Path,
+    sessions: sessionmaker[Session],
+    filled: Filled,
+    install: Callable[[sessionmaker[Session]], Path],
 ) -> DeploymentSettings:
     """A deployment with nothing wrong."""
-    storage = tmp_path / "storage"
-    where = Deployment(database_url=database_url, storage=storage, sample_key=bytes(32), workloads="tests")
-    register_workload(
-        where, name="digits", reference=REFERENCE, weights=weights.path, policy=["retrain"], dry_run=False
-    )
-    create_signing_key(database_url, tmp_path / "keys")
+    shutil.copytree(filled(install), tmp_path, dirs_exist_ok=True)
     with sessions.begin() as session:
         record_heartbeat(session, WORKER)
     return DeploymentSettings(
         database_url=database_url,
         redis_url=broker_url,
-        storage=storage,
+        storage=tmp_path / "storage",
         sample_key="00" * 32,
         signing_keys=tmp_path / "keys",
         workloads="tests",
