@@ -89,7 +89,6 @@ def report_of(one: Case) -> Report:
         reference=None,
         forget=one.forget,
         remain=one.remain,
-        erased=0,
         held_out=one.held_out,
         test=one.workload.test,
         device=next(one.original.model.parameters()).device,

@@ -58,11 +58,10 @@ class JobInputs:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
-    reference: a model trained on D_r alone, if there is one. erased: how many samples of the training set earlier jobs made the
-    model forget. references: the model's reference predictions; None if it has none or, with the clause `references_unused` that
-    says why, if they cannot be used. remaining_references: all rows of their file, used or not, but those of what this job and
-    earlier ones erase: they are what the model keeps once the job has published; None if the file cannot be read. checkpoints: the
-    weights after slices of the model's training that may be used (`worker.slices`).
+    reference: a model trained on D_r alone, if there is one. references: the model's reference predictions; None if it has none or,
+    with the clause `references_unused` that says why, if they cannot be used. remaining_references: all rows of their file, used or
+    not, but those of what this job and earlier ones erase: they are what the model keeps once the job has published; None if the
+    file cannot be read. checkpoints: the weights after slices of the model's training that may be used (`worker.slices`).
     """
 
     workload: Workload
@@ -70,7 +69,6 @@ class JobInputs:
     reference: nn.Module | None
     forget: SampleSet
     remain: SampleSet
-    erased: int
     held_out: HeldOut
     test: SampleSet
     device: torch.device
@@ -98,11 +96,10 @@ class JobInputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """forget: D_f. remain: D_r, without what earlier jobs made the model forget. erased: how many samples those are."""
+    """forget: D_f. remain: D_r, without what earlier jobs made the model forget."""
 
     forget: SampleSet
     remain: SampleSet
-    erased: int
 
 
 def load_inputs(
@@ -116,9 +113,13 @@ def load_inputs(
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
     split = split_train(
-        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.left_out
+        workload.train,
+        dataset=claim.dataset,
+        key=settings.sample_key_bytes,
+        forget=claim.forget,
+        left_out=claim.left_out,
     )
-    split = Split(split.forget.in_memory().to(device), split.remain.to(device), split.erased)
+    split = Split(split.forget.in_memory().to(device), split.remain.to(device))
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
     kept, unused = None, None
@@ -138,7 +139,6 @@ def load_inputs(
         reference=_load_reference(workload, claim, settings, device),
         forget=split.forget,
         remain=split.remain,
-        erased=split.erased,
         held_out=held_out,
         test=workload.test.to(device),
         device=device,
@@ -259,9 +259,9 @@ def _aim_at_copies(
 
 
 def split_train(
-    train: SampleSet, *, dataset: str, key: bytes, forget: Collection[bytes], erased: Collection[bytes]
+    train: SampleSet, *, dataset: str, key: bytes, forget: Collection[bytes], left_out: Collection[bytes]
 ) -> Split:
-    """Split the training set by the digests of its samples. A sample once forgotten is in neither set.
+    """Split the training set by the digests of its samples. Those that are left out are in neither set.
 
     Raises SamplesMissing if the training set lacks samples to forget: a report on fewer would claim too much.
     """
@@ -271,7 +271,7 @@ def split_train(
         digest = sample_digest(key, dataset, sample)
         if digest in forget:
             forget_index.append(position)
-        elif digest not in erased:
+        elif digest not in left_out:
             remain_index.append(position)
     if len(forget_index) != len(forget):
         raise SamplesMissing(
@@ -281,7 +281,6 @@ def split_train(
     return Split(
         forget=train.take(torch.tensor(forget_index, dtype=torch.int64)),
         remain=train.take(torch.tensor(remain_index, dtype=torch.int64)),
-        erased=len(train) - len(forget_index) - len(remain_index),
     )
 
 
