@@ -16,7 +16,7 @@ from ledger.states import Reason
 from tests.ledger.conftest import IEU, LTU
 from tests.ledger.promises import broken
 
-TURNS = 15
+TURNS = 25
 
 
 def submit(world, chance):
