@@ -2,7 +2,7 @@
 #
 #   make demo       two unlearning requests on real data, from submission to report; then stop everything
 #   make run        the whole service on this machine until Ctrl-C; its data stays in .expunge/
-#   make test       the tests that take at most ten minutes on two cores; prints what it left out
+#   make test       all but the slow tests; prints what it left out
 #   make test-all   all tests
 #   make check      ruff format, ruff, mypy, import-linter, the documentation in strict mode
 #   make docs       build the documentation as a site in site/; fails on dead links and stale tables

@@ -354,10 +354,10 @@ def requests_finished(session: Session) -> dict[str, tuple[int, int]]:
     )
     found = session.execute(ended.group_by(UnlearnRequest.state))
     counts = {state.value: (count, after) for state, count, after in found}
-    counted = (UnlearnRequest.failures, is_failed), (UnlearnRequest.late_failures, is_failed & is_late)
-    sums = (func.sum(func.greatest(column, case((now_failed, 1), else_=0))) for column, now_failed in counted)
-    failures, late_failures = (session.scalar(select(found)) or 0 for found in sums)
-    return {**counts, RequestState.FAILED.value: (failures, late_failures)}
+    failures = func.greatest(UnlearnRequest.failures, case((is_failed, 1), else_=0))
+    late_failures = func.greatest(UnlearnRequest.late_failures, case((is_failed & is_late, 1), else_=0))
+    failed, failed_late = session.execute(select(func.sum(failures), func.sum(late_failures))).one()
+    return {**counts, RequestState.FAILED.value: (failed or 0, failed_late or 0)}
 
 
 def requests_received(session: Session) -> int:

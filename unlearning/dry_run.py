@@ -56,7 +56,8 @@ _AUDIT = AuditSpec(
     relearn_controls_more=3,
     thresholds=Thresholds(relearn_least=1),
 )
-"""The shortest audit that runs everything. Its few samples count as enough, so that it relearns few control sets."""
+"""The shortest audit with every kind of test. Its few samples count as enough: ranks among many control sets are left to real
+audits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

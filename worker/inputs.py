@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from connectors.storage import Storage
 from ledger.jobs.claims import Claim
 from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest
@@ -18,7 +19,7 @@ from unlearning.audit.audit import tested_by_references
 from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.objectives import Objective
-from unlearning.data.references import ReferencePredictions, References, from_bytes
+from unlearning.data.references import ReferencePredictions, References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
@@ -122,13 +123,17 @@ def load_inputs(
     split = Split(split.forget.in_memory().to(device), split.remain.to(device))
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
-    kept, unused = None, None
+    given, unused = None, None
     if claim.references is not None:
-        kept, unused = read_references(claim.references, settings)
-    references = None
-    if kept is not None:
+        given, unused = read_references(claim.references, settings.files)
+    references, remaining = None, None
+    if given is not None:
+        remaining = given.without({*claim.forget, *claim.left_out})
+        digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
         try:
-            references = _use_references(kept, claim, split, held_out, settings, original=original, workload=workload)
+            references = _use_references(
+                given, remaining, split, held_out, digest=digest, original=original, objective=workload.objective
+            )
         except ReferencesUnusable as error:
             unused = str(error).rstrip(".")
     if unused is not None:
@@ -144,7 +149,7 @@ def load_inputs(
         device=device,
         references=references,
         references_unused=unused,
-        remaining_references=None if kept is None else kept.without({*claim.forget, *claim.left_out}),
+        remaining_references=remaining,
         checkpoints=usable_checkpoints(
             claim.details,
             split.remain,
@@ -181,42 +186,46 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
         return None
 
 
-def read_references(file: ReferenceFile, settings: Settings) -> tuple[References | None, str | None]:
+def read_references(file: ReferenceFile, files: Storage) -> tuple[References | None, str | None]:
     """Read a file of reference predictions; or None, with the reason why it cannot be read. Raises StorageError.
 
     Nobody can take rows out of such a file, so the model loses it with the next erasure.
     """
     try:
-        path = settings.files.fetch(file.path, file.sha256)
-        return from_bytes(read_file(path, file.sha256)), None
+        return from_bytes(read_file(files.fetch(file.path, file.sha256), file.sha256)), None
     except WeightsError:
         return None, "their file is missing or damaged; prepare them again"
     except ReferencesUnusable as error:
         return None, f"{error}; prepare them again"
 
 
+def write_references(references: References, files: Storage) -> ReferenceFile:
+    """Write a file of reference predictions into the storage. Raises StorageError."""
+    name, sha256 = files.put(to_bytes(references))
+    return ReferenceFile(sha256=sha256, path=name)
+
+
 def _use_references(
     references: References,
-    claim: Claim,
+    remaining: References,
     split: Split,
     held_out: HeldOut,
-    settings: Settings,
     *,
+    digest: Callable[[str], bytes],
     original: nn.Module,
-    workload: Workload,
+    objective: Objective,
 ) -> JobReferences:
-    """Choose the reference predictions of the claim's sets. Raises ReferencesUnusable.
+    """Choose the reference predictions of the job's sets. Raises ReferencesUnusable.
 
-    Where a near-copy of a forgotten sample remains, every model that is trained on what remains knows it: its aim is what
-    `original` says of the copy.
+    remaining: the rows of `references` but those of what this job and earlier ones erase. digest: hashes a sample's ID. Where a
+    near-copy of a forgotten sample remains, every model that is trained on what remains knows it: its aim is what `original` says
+    of the copy.
     """
-    digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
 
     def keys(samples: SampleSet) -> list[bytes]:
         return [digest(sample) for sample in samples.ids]
 
     forget = keys(split.forget)
-    remaining = references.without({*forget, *claim.left_out})
     aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
     near = references.near_copies
     copies = find_copies(split.forget, split.remain, held_out=held_out.audit, within=near)
@@ -230,7 +239,7 @@ def _use_references(
         testable=copied < len(forget),
     )
     if copied:
-        aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
+        aims = _aim_at_copies(aims, copies.places, split, original, objective)
     erased_since = max(0, references.prepared - len(remaining) - len(forget))
     return JobReferences(aims=aims, audit=audit, tested=tested, copies=copies, erased_since=erased_since)
 

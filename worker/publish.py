@@ -22,12 +22,11 @@ from ledger.transparency.commitments import Commitment, commit_samples, commit_s
 from report.document import Document, write
 from report.sheet import Sheet, to_pictures
 from report.sheet import to_bytes as sheet_to_bytes
-from unlearning.data.references import References, to_bytes
 from unlearning.steps import Progress
 from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
-from worker.inputs import JobInputs, read_references
+from worker.inputs import JobInputs, read_references, write_references
 from worker.lease import fenced
 from worker.progress import ProgressReporter, attempt_timings, report_progress, stage
 from worker.report import Background, build_report
@@ -122,8 +121,8 @@ def prepare(
     claim = reporter.monitor.claim
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
-    kept = inputs.remaining_references
-    references = None if kept is None else write_references(kept, settings)
+    remaining = inputs.remaining_references
+    references = None if remaining is None else write_references(remaining, settings.files)
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
@@ -159,16 +158,10 @@ def _remaining_checkpoints(
 
 
 def rewrite_references(file: ReferenceFile, samples: frozenset[bytes], settings: Settings) -> Rewritten:
-    """Write a file of reference predictions without these samples' rows. Raises OSError, so StorageError too."""
-    references, _ = read_references(file, settings)
-    after = None if references is None else write_references(references.without({*samples}), settings)
+    """Write a file of reference predictions without these samples' rows. Raises StorageError."""
+    references, _ = read_references(file, settings.files)
+    after = None if references is None else write_references(references.without({*samples}), settings.files)
     return Rewritten(before=file, after=after, without=samples)
-
-
-def write_references(references: References, settings: Settings) -> ReferenceFile:
-    """Write a file of reference predictions into the storage. Raises OSError."""
-    name, sha256 = settings.files.put(to_bytes(references))
-    return ReferenceFile(sha256=sha256, path=name)
 
 
 def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:

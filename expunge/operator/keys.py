@@ -22,8 +22,6 @@ from ledger.registry.retention import needed_files
 from ledger.sample_ids import KEY_BYTES, parse_sample_key
 from ledger.sample_key import Rotated, Unmatchable
 from ledger.transparency import signing_keys
-from unlearning.errors import ReferencesUnusable, WeightsError
-from unlearning.files import read_file
 from worker.signing import discard_key, make_key
 
 FIRST_TENANT = "default"
@@ -118,19 +116,18 @@ def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | N
     Raises KeyCommandRefused; then nothing is changed.
     """
     # It imports torch, for which no other command of keys should wait, nor should the stack's start.
-    from unlearning.data.references import from_bytes, to_bytes
+    from worker.inputs import read_references, write_references
 
     new = _read_new_key(key_file, deployment.sample_key)
     storage, replaced = deployment.files, set[str]()
 
     def rewrite(file: ReferenceFile, rehash: Callable[[bytes], bytes]) -> ReferenceFile | None:
-        try:
-            references = from_bytes(read_file(storage.fetch(file.path, file.sha256), file.sha256))
-        except (WeightsError, ReferencesUnusable):
+        references, _ = read_references(file, storage)
+        if references is None:
             return None
-        path, sha256 = storage.put(to_bytes(replace(references, keys=tuple(map(rehash, references.keys)))))
+        written = write_references(replace(references, keys=tuple(map(rehash, references.keys))), storage)
         replaced.add(file.path)
-        return ReferenceFile(sha256=sha256, path=path)
+        return written
 
     with open_database(deployment.database_url) as sessions:
         try:

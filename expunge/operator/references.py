@@ -19,11 +19,11 @@ from expunge.operator.workloads import as_owners_error, choose_device, processes
 from ledger.errors import ErasedMeanwhile, ModelBusy, Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import check_idle, find_model, get_model, reserve_model
-from ledger.registry.references import DefaultPolicies, ReferenceFile, list_erased, register_references
+from ledger.registry.references import DefaultPolicies, list_erased, register_references
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import ReferenceSignals, power_by_size, samples_needed, signals_by_reference
-from unlearning.data.references import References, to_bytes
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
@@ -41,7 +41,7 @@ from unlearning.training.references import (
     train_reference_models,
 )
 from worker.failures import WorkerError
-from worker.inputs import load_model, load_workload
+from worker.inputs import load_model, load_workload, write_references
 from worker.ranks import Launch
 from worker.settings import allow_list
 
@@ -241,23 +241,23 @@ def register_when_idle(
                     continue
                 left_out = list_erased(session, tenant_id=tenant_id, model=model)
                 kept = references.without({*left_out})
-                name, sha256 = deployment.files.put(to_bytes(kept))
+                file = write_references(kept, deployment.files)
                 try:
                     with open_ledger(deployment) as ledger:
                         register_references(
                             ledger,
                             tenant_id=tenant_id,
                             model=model,
-                            file=ReferenceFile(sha256=sha256, path=name),
+                            file=file,
                             details=details,
                             defaults=defaults,
                             erased=left_out,
                         )
                 except (ErasedMeanwhile, ModelBusy):  # by a worker of a release that knows no reservation
-                    if name not in needed_files(session):
-                        deployment.files.delete(name)
+                    if file.path not in needed_files(session):
+                        deployment.files.delete(file.path)
                 else:
-                    return name, len(kept)
+                    return file.path, len(kept)
 
 
 def measure_power(

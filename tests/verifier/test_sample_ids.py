@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, are_sample_ids, check_sample_id
+from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sample_id
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,6 @@ from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, are_sampl
 )
 def test_an_id_is_returned_as_it_is(text: str) -> None:
     assert check_sample_id(text) == text
-    assert are_sample_ids([text, "another"])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,6 @@ def test_what_no_line_of_a_file_can_carry_is_refused_without_being_quoted(text: 
 
     assert str(refusal.value).isascii()
     assert "Jane" not in str(refusal.value)
-    assert not are_sample_ids(["another", text])
 
 
 def test_every_id_comes_back_from_a_file_of_lines() -> None:
@@ -56,10 +54,6 @@ def _is_id(text: str) -> bool:
     except InvalidSampleID:
         return False
     return True
-
-
-def test_no_ids_are_ids() -> None:
-    assert are_sample_ids([])
 
 
 def test_ids_that_differ_in_case_or_normalisation_are_different() -> None:

@@ -182,7 +182,7 @@ def audit(
     power: dict[int, float] = {}
     others: dict[str, ReferenceTest] = {}
     near = None
-    if references is not None and _speaks(references, judged["held_out"]):
+    if references is not None and _has_reference_test(references, judged["held_out"]):
         beside = {name: _beside_references(found, references, sets, judged=judged) for name, found in signals.items()}
         tests, power = _reference_tests(beside, spec=spec, unit=objective.known_unit, seed=seed)
         others = _tests_of_other_signals(
@@ -367,13 +367,13 @@ def tested_by_references(
     """Return whether the audit of these sets has the reference test, or leaves it out, with too few held-out samples to judge."""
     sets = {"forget": forget, "remain": remain, "held_out": held_out}
     counted = _counted(sets, fully_forgotten_classes(forget, remain, classes=objective.classes))
-    return _speaks(references, _judged_samples(sets, counted=counted)["held_out"])
+    return _has_reference_test(references, _judged_samples(sets, counted=counted)["held_out"])
 
 
-def _speaks(references: AuditReferences, held_out: NDArray[np.int64]) -> bool:
-    """Return whether the reference test says anything. held_out: positions of the judged samples, (k,).
+def _has_reference_test(references: AuditReferences, held_out: NDArray[np.int64]) -> bool:
+    """Return whether the audit has the reference test. held_out: positions of the judged samples, (k,).
 
-    If near-copies of all samples remain, it says so, however many held-out samples there are.
+    If near-copies of all samples remain, the test says so, however many held-out samples there are.
     """
     return len(held_out) >= LEAST_HELD_OUT or not references.testable
 

@@ -283,7 +283,7 @@ def _compared(
         residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
     known, spread = float(residuals @ bounds.weights), float((residuals / laws.unseen.widths.at(forget.unseen)).var())
     fails = not bounds.low <= known <= bounds.high or spread > bounds.max_spread
-    speaks = len(held_out) >= LEAST_HELD_OUT
+    speaks, alike = len(held_out) >= LEAST_HELD_OUT, laws.unseen.alike
     return ReferenceTest(
         known=known,
         spread=spread,
@@ -293,7 +293,7 @@ def _compared(
         samples=len(forget),
         power=bounds.power if speaks else 0.0,
         passed=None if not speaks else False if fails else True if known < bounds.alternative else None,
-        alike=None if (alike := laws.unseen.alike) is None else alike.value,
+        alike=None if alike is None else alike.value,
         pairs=0 if alike is None else alike.pairs,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlearning.data.batches import Batch, Inputs, joined_batch, leaves, map_tree, sent
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
-from verifier.sample_ids import InvalidSampleID, are_sample_ids, check_sample_id
+from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -213,10 +213,7 @@ def check_slices(slices: Iterable[object] | None, *, count: int) -> tuple[int, .
 
 def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
     """Return values as IDs, or raise InvalidWorkload, which names the first faulty one by its position and never quotes it."""
-    given = tuple(values)
-    if set(map(type, given)) <= {str} and are_sample_ids(given):  # type: ignore[arg-type]  # checked before
-        return given  # type: ignore[return-value]
-    return tuple(_to_id(value, name, position) for position, value in enumerate(given))
+    return tuple(_to_id(value, name, position) for position, value in enumerate(values))
 
 
 def _to_id(value: object, name: str, position: int) -> str:
