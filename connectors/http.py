@@ -127,6 +127,11 @@ class Server(BaseModel):
 def _end(connected: socket.socket, expired: threading.Event) -> None:
     """End a call whose time is over: whoever waits on its socket gets an error, or the end of the answer."""
     expired.set()
+    shut_down(connected)
+
+
+def shut_down(connected: socket.socket) -> None:
+    """Shut down a socket on which another thread may wait, with TLS or without."""
     with suppress(OSError):
         # Of the socket itself: with TLS its own method would also take the keys from whoever is reading.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)

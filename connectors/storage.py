@@ -5,9 +5,11 @@ checked against the digest before it is used.
 """
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -109,18 +111,18 @@ class Storage(Protocol):
         """Write, read and delete a file, and return a sentence about the storage."""
 
 
-def delete_each(delete: Callable[[str], T], names: Iterable[str]) -> tuple[dict[str, T], list[StorageError]]:
+def delete_each(delete: Callable[[str], T], names: Iterable[str]) -> tuple[dict[str, T], list[OSError]]:
     """Delete files or folders, and go on after one that the storage does not let go, as under a hold.
 
     Returns what `delete` gave, by name, and the errors. Raises StorageUnreachable, StorageForbidden, which concern all.
     """
-    deleted, errors = dict[str, T](), list[StorageError]()
+    deleted, errors = dict[str, T](), list[OSError]()
     for name in dict.fromkeys(names):
         try:
             deleted[name] = delete(name)
         except (StorageUnreachable, StorageForbidden):
             raise
-        except StorageError as error:
+        except OSError as error:
             errors.append(error)
     return deleted, errors
 
@@ -199,13 +201,15 @@ class LocalFolder:
         return int(found)
 
     def delete_folder(self, folder: str) -> None:
-        """Delete a folder."""
-        shutil.rmtree(self.folder / folder, ignore_errors=True)
+        """Delete a folder. Another process may delete it at the same time."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder / folder)
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
-        """List the files under a folder."""
-        for path in sorted((self.folder / folder).rglob("*")):
-            if path.is_file():
+        """List the files under a folder, without those that other processes delete meanwhile."""
+        found = os.walk(self.folder / folder, onerror=_raise_unless_gone)
+        for path in sorted(Path(parent, name) for parent, _, names in found for name in names):
+            with suppress(FileNotFoundError):
                 changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                 yield StoredFile(path.relative_to(self.folder).as_posix(), changed_at)
 
@@ -234,3 +238,9 @@ class LocalFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".doctor-"):
             return "Writable"
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Pass over a folder that has just been deleted, or that is another user's, as `lost+found` is."""
+    if not isinstance(error, FileNotFoundError | PermissionError):
+        raise error

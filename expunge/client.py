@@ -241,20 +241,22 @@ def get_inclusion(
     return send(client, "POST", f"/reports/{report_id}/inclusion", json=asked).content
 
 
-def stream_lines(
-    client: httpx.Client, path: str, *, check: Callable[[httpx.Headers], None] = lambda headers: None
-) -> Iterator[str]:
-    """Read a text a line at a time. check: of the response's headers; it may raise.
+def stream_digests(client: httpx.Client, path: str, *, check: Callable[[httpx.Headers], None]) -> Iterator[bytes]:
+    """Read a list of digests, one at a time. check: of the response's headers; it may raise.
 
-    Raises Refused, and ServiceUnreachable where it breaks off.
+    Raises what `send` does, ServiceUnreachable where the list breaks off, and ServiceError for what is no such list.
     """
     try:
         with client.stream("GET", path) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
-                raise Refused(response.status_code, problem(response))
+                raise _failure(client, response)
             check(response.headers)
-            yield from response.iter_lines()
+            for line in response.iter_lines():
+                try:
+                    yield bytes.fromhex(line)
+                except ValueError as error:
+                    raise _no_answer(response) from error
     except httpx.RequestError as error:
         raise ServiceUnreachable(f"The answer of {shown(client)} broke off ({type(error).__name__}).") from error
     except (httpx.InvalidURL, UnicodeError) as error:
@@ -291,13 +293,18 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
         raise ServiceUnreachable(f"Nothing answers at {shown(client)} ({type(error).__name__}).") from error
     except (httpx.InvalidURL, UnicodeError) as error:
         raise _unsendable(error) from error
+    if response.has_redirect_location or response.is_error:
+        raise _failure(client, response)
+    return response
+
+
+def _failure(client: httpx.Client, response: httpx.Response) -> ServiceError:
+    """Return the error that an answer means which has nothing of what was asked for."""
     if response.has_redirect_location:
-        raise ServiceUnreachable(
+        return ServiceUnreachable(
             f"{shown(client)} sends on to {response.headers['Location']}. Name the API's own address."
         )
-    if response.is_error:
-        raise Refused(response.status_code, problem(response))
-    return response
+    return Refused(response.status_code, problem(response))
 
 
 def _unsendable(error: Exception) -> ServiceError:

@@ -6,13 +6,14 @@ A file lies in the storage at `checkpoints/<job>/<attempt>/<sha256>.safetensors`
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from connectors.storage import Storage, StorageError, StoredFile
+from connectors.storage import Storage, StoredFile
 from ledger.errors import StaleClaim
 from ledger.jobs.checkpoints import (
     discard_checkpoint,
@@ -97,13 +98,14 @@ def _save(
         with fenced(reporter.sessions, claim) as session:
             record_checkpoint(session, claim, sha256=sha256, step=step, total=total)
     except StaleClaim:
-        plan.storage.delete(name)
+        with suppress(OSError):  # It is deleted when the job has ended.
+            plan.storage.delete(name)
         raise
     try:
         for other in list(plan.storage.list_files(folder)):
             if other.name != name and _attempt_of(other) <= claim.attempt:
                 plan.storage.delete(other.name)
-    except StorageError as error:  # They are deleted with the next one, or when the job has ended.
+    except OSError as error:  # They are deleted with the next one, or when the job has ended.
         logger.warning("job %s: older checkpoints were not deleted: %s", claim.job_id, error)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -41,6 +41,11 @@ def prepare_child(**_: object) -> None:
     """
     # Celery's children are daemonic, which may not start processes; those that read data end with the child by themselves.
     current_process().daemon = False
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies; only Linux can."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
@@ -96,4 +101,5 @@ def _stamp(path: str) -> tuple[int, int] | None:
 def stop_children(**_: object) -> None:
     """Pass the parent's shutdown on to its children. Celery's own warm shutdown would wait for hours of unlearning."""
     for child in active_children():
-        os.kill(child.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # One that has just ended must not keep the signal from the others.
+            os.kill(child.pid, signal.SIGTERM)

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 from connectors.model_signing import ModelSigner
-from connectors.storage import StorageError
 from ledger.db import DATABASE_AWAY, now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
@@ -96,7 +95,7 @@ def publish(
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
         delete_outdated_files(settings.files, reporter.sessions)
-    except (StorageError, *DATABASE_AWAY) as error:
+    except (OSError, *DATABASE_AWAY) as error:
         logger.warning("job %s is published; what it made outdated is deleted later: %s", claim.job_id, error)
 
 

@@ -5,11 +5,9 @@ together. Ranks on other hosts need no folder.
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -34,7 +32,7 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from worker.attempt import audit_steps, method_steps
 from worker.checkpoints import CheckpointPlan
-from worker.child import PR_SET_PDEATHSIG
+from worker.child import die_with_parent
 from worker.failures import RankFailed, as_method_failure, classify
 from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.ranks import FAILURE, SOCKET, Ended, Make, Stepped, from_message, to_message
@@ -166,8 +164,7 @@ def note_failure(error: Exception, rank: Rank, folder: Path) -> None:
 
 def main(kind: str, folder: Path | None = None) -> None:
     """Be a rank until the order to leave. kind: "cuda" or "cpu"."""
-    if sys.platform.startswith("linux"):  # Whatever ends torchrun ends its ranks.
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    die_with_parent()  # Whatever ends torchrun ends its ranks.
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
     first, rank = os.environ["RANK"] == "0", Rank(device)
     assert folder is not None or not first, "the first rank needs the driver's folder"

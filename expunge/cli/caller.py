@@ -416,7 +416,7 @@ def do_not_train(
 def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> frozenset[bytes]:
     """Fetch a do-not-train list: keyed hashes of sample IDs or of subjects.
 
-    Raises Refused, ServiceUnreachable, and BadParameter for a list under another key: nobody would be found in it.
+    Raises ServiceError, and BadParameter for a list under another key: nobody would be found in it.
     """
 
     def check(headers: httpx.Headers) -> None:
@@ -427,7 +427,7 @@ def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> froz
                 "service has now (EXPUNGE_SAMPLE_KEY)"
             )
 
-    return frozenset(bytes.fromhex(line) for line in client.stream_lines(http, path, check=check))
+    return frozenset(client.stream_digests(http, path, check=check))
 
 
 def find_sample_key(given: str | None) -> bytes:

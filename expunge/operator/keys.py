@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
-from connectors.storage import StorageError, delete_all
+from connectors.storage import delete_all
 from expunge.errors import KeyCommandRefused
 from expunge.operator.deployment import Deployment, open_database
 from expunge.stack.folder import write_secret
@@ -147,7 +147,7 @@ def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | N
         os.utime(key_file)  # by its time the key is known to be newer than the running stack (`has_newer_key`)
         key_file.replace(adopt)
     # Their rows are under the old key. The next purge deletes those that are left, or says why not.
-    with suppress(StorageError):
+    with suppress(OSError):
         delete_all(storage.delete, unneeded)
     return rotated
 

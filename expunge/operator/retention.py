@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from connectors.storage import Storage, StorageError, delete_each
-from expunge.errors import CopiesRefused, NoSheet, RestoreRefused
+from expunge.errors import CopiesRefused, NoSheet, RestoreRefused, explain
 from expunge.operator.deployment import Deployment, open_database, open_ledger
 from ledger.errors import Refused, UnknownEntry
 from ledger.registry.access import ensure_tenant
@@ -122,7 +122,7 @@ def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta
     files = [name for name, versions in deleted.items() if versions]
     unfinished = storage.delete_unfinished(older_than=UNUSED_FILE_AGE)
     return Purged(
-        files, sum(deleted.values()), unfinished, find_kept(storage) if files else Kept(), list(map(str, failed))
+        files, sum(deleted.values()), unfinished, find_kept(storage) if files else Kept(), list(map(explain, failed))
     )
 
 

@@ -94,8 +94,8 @@ def stop_orphan(folder: Folder) -> None:
         if str(folder.postgres) in orphan.cmdline():
             orphan.send_signal(signal.SIGINT)
             await_end(orphan, folder)
-    except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess):
-        pass
+    except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+        pass  # Its number is free, or has become that of somebody else's process.
     pid_file.unlink(missing_ok=True)
 
 

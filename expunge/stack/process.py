@@ -106,14 +106,20 @@ def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES, kept: int = MAX_OLDER_L
     """Move a log that is longer than `max_bytes` to `<log>.1`, the older ones to `.2` and so on, and delete the oldest.
 
     The program keeps its log open, so the log is copied and truncated; the program appends, so it goes on at the new end. What it
-    writes in between is lost.
+    writes in between is lost. Raises OSError, and then changes nothing.
     """
     if not log.exists() or log.stat().st_size <= max_bytes:
         return
+    copy = log.with_name(f"{log.name}.copy")
+    try:
+        shutil.copyfile(log, copy)
+    except OSError:  # A full disk must cost no older log.
+        copy.unlink(missing_ok=True)
+        raise
     for number in range(kept - 1, 0, -1):
         with suppress(FileNotFoundError):
             older(log, number).replace(older(log, number + 1))
-    shutil.copyfile(log, older(log, 1))
+    copy.replace(older(log, 1))
     os.truncate(log, 0)
 
 

@@ -68,13 +68,16 @@ class ExpungeRepository(SchemalessModelRepository):
             digest = hashlib.sha256()
             descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".fetching-")
             weights = f"/models/{quote(name, safe='')}/served/weights"
-            with os.fdopen(descriptor, "wb") as file, self._get(weights) as answer:
-                while chunk := answer.read(CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise ValueError(f"the weights came with the SHA-256 {digest.hexdigest()} in place of {sha256}")
-            os.replace(partial, path)
+            try:
+                with os.fdopen(descriptor, "wb") as file, self._get(weights) as answer:
+                    while chunk := answer.read(CHUNK):
+                        digest.update(chunk)
+                        file.write(chunk)
+                if digest.hexdigest() != sha256:
+                    raise ValueError(f"the weights came with the SHA-256 {digest.hexdigest()} in place of {sha256}")
+                os.replace(partial, path)
+            finally:  # A download that fails is tried again for every call to load a model.
+                Path(partial).unlink(missing_ok=True)
         for other in folder.iterdir():
             if other != path:
                 other.unlink()

@@ -1,5 +1,7 @@
 """Calls to a system that wants to hold its caller for ever."""
 
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -103,3 +105,12 @@ def test_a_list_of_versions_without_end_is_left(slow: str, monkeypatch: pytest.M
     monkeypatch.setattr(mlflow, "MAX_PAGES", 3)
     with pytest.raises(HandOverFailed, match="no end after 3 pages"):
         MlflowRegistry(url=slow).check(replace(VERSION, model="digits"))
+
+
+def test_shutting_down_a_socket_does_not_take_the_keys_from_whoever_reads() -> None:
+    """Its read would end with an error that is none of the network's."""
+    ours, theirs = socket.socketpair()
+    context = ssl.create_default_context()
+    with theirs, context.wrap_socket(ours, server_hostname="hooks.example", do_handshake_on_connect=False) as secured:
+        http.shut_down(secured)
+        assert secured.read(1) == b""

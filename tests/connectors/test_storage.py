@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from connectors.settings import open_storage
-from connectors.storage import LocalFolder, parse_location
+from connectors.storage import LocalFolder, delete_each, parse_location
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,52 @@ def test_a_folder_needs_no_client(tmp_path: Path) -> None:
     assert storage.put_file(source, sha256) == f"{sha256}.safetensors"
     assert (tmp_path / f"{sha256}.safetensors").read_bytes() == b"content"
     assert list(tmp_path.glob(".writing-*")) == []
+
+
+def test_a_file_that_another_process_deletes_meanwhile_does_not_break_off_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, stat = LocalFolder(tmp_path), Path.stat
+    kept, _ = storage.put(b"kept", "checkpoints/job/2")
+    gone, _ = storage.put(b"gone", "checkpoints/job/1")
+
+    def overtaken(self: Path, **options: Any) -> os.stat_result:
+        found = stat(self, **options)
+        if self == tmp_path / gone:
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", overtaken)
+    assert kept in [file.name for file in storage.list_files("checkpoints")]
+    assert [file.name for file in storage.list_files("checkpoints")] == [kept]
+    assert list(storage.list_files("no-such-folder")) == []
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_folder_that_cannot_be_deleted_is_an_error_and_one_that_is_gone_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalFolder(tmp_path)
+    storage.put(b"content", "checkpoints/job/1")
+    storage.delete_folder("checkpoints/other")
+    with monkeypatch.context() as locked:
+        locked.setattr(os, "unlink", refuse)
+        with pytest.raises(PermissionError):
+            storage.delete_folder("checkpoints/job")
+    storage.delete_folder("checkpoints/job")
+    assert list(storage.list_files()) == []
+
+
+def test_a_file_that_the_system_does_not_let_go_keeps_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, unlink = LocalFolder(tmp_path), Path.unlink
+    names = [storage.put(content)[0] for content in (b"one", b"two")]
+    first = tmp_path / names[0]
+    monkeypatch.setattr(Path, "unlink", lambda self, **more: refuse() if self == first else unlink(self, **more))
+    deleted, errors = delete_each(storage.delete, names)
+    assert (deleted, list(map(type, errors))) == ({names[1]: 1}, [PermissionError])
+    assert [file.name for file in storage.list_files()] == [names[0]]

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
+from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceError, ServiceUnreachable
 from ledger.resources import Job, SampleCounts, UnlearnRequest
 from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, RequestState
@@ -196,6 +197,16 @@ def test_an_address_that_sends_on_is_not_followed_but_named() -> None:
     moved = httpx.Response(308, headers={"Location": "https://service/models"})
     with pytest.raises(ServiceUnreachable, match="sends on to https://service/models"):
         client.list_models(answering(lambda request: moved))
+    with pytest.raises(
+        ServiceUnreachable, match="sends on to https://service/models"
+    ):  # an empty list would let all pass
+        fetch_digests(answering(lambda request: moved), "/datasets/digits/do-not-train", hashed_under=bytes(32))
+
+
+def test_a_page_that_is_no_list_of_digests_is_named_as_such() -> None:
+    page = httpx.Response(200, text="<html>Sign in</html>")
+    with pytest.raises(ServiceError, match="service is not Expunge's API"):
+        fetch_digests(answering(lambda request: page), "/datasets/digits/do-not-train", hashed_under=bytes(32))
 
 
 def test_a_stack_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

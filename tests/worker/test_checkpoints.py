@@ -18,6 +18,7 @@ import torch
 from sqlalchemy import text, update
 from torch import nn
 
+from connectors.storage import LocalFolder
 from ledger.events.timeline import list_job_events
 from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import sweep
@@ -419,6 +420,19 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
 
     assert len(forgotten) == 1
     assert {event["why"] for event in events(eager, job_id, "job.checkpoint_failed")} == {"No space left on device"}
+
+
+def test_older_checkpoints_that_cannot_be_deleted_do_not_end_the_run(
+    eager: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, forgotten: list[str]
+) -> None:
+    def refuse(self: LocalFolder, name: str) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(LocalFolder, "delete", refuse)
+    job_id = eager.submit(training_ids[:80])
+    eager.run(job_id)
+
+    assert len(forgotten) == 1
 
 
 def test_an_error_that_the_checkpoint_may_have_caused_makes_the_next_attempt_start_again(

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,14 @@ def test_a_factory_that_was_changed_after_it_was_loaded_is_noticed(
     finally:
         for name in ("mended_factory", "mended_data"):
             sys.modules.pop(name, None)
+
+
+def test_a_child_that_has_just_ended_does_not_keep_the_stop_signal_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(PATIENCE)
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(child, "active_children", lambda: [ended, running])
+    child.stop_children()
+    assert running.wait(PATIENCE) == -signal.SIGTERM

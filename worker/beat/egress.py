@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from connectors.http import shut_down
 from worker.failures import AddressForbidden, Unreachable
 from worker.settings import Network
 
@@ -41,7 +42,7 @@ def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Ne
     parts, deadline = urlsplit(url), time.monotonic() + timeout
     connection = HTTPConnection(parts.hostname or "", timeout=timeout)
     # A socket's timeout is for each operation: a response that trickles in would never run into it.
-    timer = threading.Timer(timeout, lambda: _shut_down(connection))
+    timer = threading.Timer(timeout, _shut_down, (connection,))
     timer.start()
     try:
         connection.sock = _connect(parts, allowed=allowed, deadline=deadline)
@@ -124,7 +125,5 @@ def _seconds_left(deadline: float) -> float:
 
 
 def _shut_down(connection: HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+    if connection.sock is not None:
+        shut_down(connection.sock)

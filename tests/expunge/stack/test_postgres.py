@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import psycopg
 import pytest
 
@@ -52,6 +53,20 @@ def test_a_pid_file_whose_process_is_another_program_is_cleared(folder: Folder) 
     (folder.postgres / "postmaster.pid").write_text(f"{os.getpid()}\n{folder.postgres}\n")
     with postgresql(folder) as (_, url), psycopg.connect(url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_pid_file_whose_process_is_another_users_is_cleared(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS nobody may ask for the command line of another user's process."""
+    folder.postgres.mkdir()
+    pid_file = folder.postgres / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{folder.postgres}\n")
+
+    def deny(self: psutil.Process) -> list[str]:
+        raise psutil.AccessDenied(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", deny)
+    postgres_module.stop_orphan(folder)
+    assert not pid_file.exists()
 
 
 def test_the_database_listens_on_no_port_and_its_socket_is_its_owners(folder: Folder) -> None:

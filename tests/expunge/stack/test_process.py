@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,3 +105,22 @@ def test_as_many_older_logs_are_kept_as_asked_for(tmp_path: Path) -> None:
     rotate(log, max_bytes=1, kept=2)  # is empty now
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert kept == {"program.log": "", "program.log.1": "third", "program.log.2": "second"}
+
+
+def test_a_full_disk_costs_no_older_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "program.log"
+    for text in ("first", "second"):
+        log.write_text(text)
+        rotate(log, max_bytes=1)
+    log.write_text("third")
+
+    def fill(source: Path, target: Path) -> None:
+        target.write_text("th")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            rotate(log, max_bytes=1)
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"program.log": "third", "program.log.1": "second", "program.log.2": "first"}
