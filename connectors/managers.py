@@ -6,19 +6,17 @@ identities stand (JSON pointers, RFC 6901), and by which words the status is ans
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from connectors.declaration import read_declaration
+from connectors.declaration import Declared, Identity, Manager, read_declaration
 from connectors.opendsr import MANAGER
 from ledger.requests.deadlines import RULES
 from ledger.states import ManagedState
 
 Pointer = Annotated[str, Field(max_length=500, pattern=r"^(/([^~/]|~[01])*)+$")]
-Subject = Annotated[str, Field(max_length=100, pattern=r"^[^{}]*\{(value|lower)\}[^{}]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,49}")
@@ -33,12 +31,6 @@ class BodyMismatch(Exception):
     """A body is not as it was declared. The message names the place in it and nothing of its content."""
 
 
-class Declared(BaseModel):
-    """A part of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Kind(Declared):
     """Where the type of a request stands, and which of its values mean an erasure."""
 
@@ -46,11 +38,10 @@ class Kind(Declared):
     erasure: Annotated[tuple[Word, ...], Field(min_length=1)]
 
 
-class Identity(Declared):
-    """Where an identity stands, and which subject it names: `{value}` is the identity, `{lower}` the same in small letters."""
+class PlacedIdentity(Identity):
+    """Where an identity stands, and which subject it names."""
 
     at: Pointer
-    subject: Subject = "{value}"
 
 
 class Status(Declared):
@@ -63,24 +54,18 @@ class Status(Declared):
     cancelled: Word = ManagedState.CANCELLED.value
 
 
-class RequestManager(Declared):
+class RequestManager(Manager):
     """A manager, and what its bodies mean.
 
     reference: where its ID of a request stands. type: absent if it sends erasures alone. received_at: when the person asked.
     """
 
     reference: Pointer
-    identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
+    identities: Annotated[tuple[PlacedIdentity, ...], Field(min_length=1)]
     type: Kind | None = None
     received_at: Pointer | None = None
     regulation: str = "gdpr"
-    quiet_hours: Annotated[float, Field(ge=0, le=24 * 28)] = 24
     status: Status = Status()
-
-    @property
-    def quiet(self) -> timedelta:
-        """How long every request is shown as pending."""
-        return timedelta(hours=self.quiet_hours)
 
     def read_reference(self, body: Mapping[str, Any]) -> str:
         """Find the manager's ID of a request. Raises BodyMismatch."""
@@ -103,11 +88,7 @@ class RequestManager(Declared):
     def read_subjects(self, body: Mapping[str, Any]) -> list[str]:
         """Name the subjects whom the identities in a body mean. Raises BodyMismatch if there is none."""
         found = [(one, find(body, one.at)) for one in self.identities]
-        named = [
-            one.subject.replace("{value}", value).replace("{lower}", value.lower())
-            for one, value in found
-            if isinstance(value, str) and value
-        ]
+        named = [one.name(value) for one, value in found if isinstance(value, str) and value]
         if not named:
             raise BodyMismatch(f"the body has no text at {' or '.join(one.at for one in self.identities)}")
         return named

@@ -54,8 +54,9 @@ ROUNDS = 2
 """How often an object's versions are listed and deleted: a storage may keep the current one, once deleted, as an old one."""
 
 UPLOAD_SECONDS, SLOWEST = 1800, 2**22
-"""Seconds that any upload may take, and bytes a second for which a larger one has more of them. Its client has limits for reading
-alone, and a server may take the call and read nothing."""
+"""An upload may take so many seconds, and a large one as long as it takes at so many bytes a second. The client limits reads only,
+while a server may take the call and read nothing."""
+
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 """The codes with which S3 and Azure say that there is no such bucket."""
 
@@ -220,12 +221,16 @@ class ObjectStorage:
         delete_all(self.delete, [file.name for file in self.list_files(folder)])
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
-        """List the objects under a folder, also those of which a deletion that did not end has left old versions."""
+        """List the objects under a folder, also those of which a deletion that did not end has left old versions.
+
+        An object whose name ends with `/` is the mark by which some tools make a folder, and no file.
+        """
 
         def find(fs: Any, root: str) -> list[StoredFile]:
             found: dict[str, datetime] = {}
             for version in self.api.list_versions(fs, f"{root}/{folder}/" if folder else f"{root}/"):
-                found[version.path] = max(version.changed_at, found.get(version.path, version.changed_at))
+                if not version.path.endswith("/"):
+                    found[version.path] = max(version.changed_at, found.get(version.path, version.changed_at))
             return [StoredFile(path.removeprefix(f"{root}/"), at) for path, at in sorted(found.items())]
 
         yield from self._call("its files could not be listed", find)

@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from connectors.declaration import read_declaration
+from connectors.declaration import Identity, Manager, read_declaration
 from ledger.requests.managed import Managed
 
 MANAGER = "opendsr"
@@ -59,31 +59,21 @@ class IdentityType(StrEnum):
 IdentityFormat = Literal["raw", "sha1", "md5", "sha256"]
 
 
-class Identity(BaseModel):
-    """How identities of a type and a format name a subject. `{value}` is the identity, `{lower}` the same in small letters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TypedIdentity(Identity):
+    """Which subject identities of a type and a format name."""
 
     type: IdentityType
     format: IdentityFormat = "raw"
-    subject: Annotated[str, Field(max_length=100, pattern=r"^[^{}]*\{(value|lower)\}[^{}]*$")] = "{value}"
-
-    def name(self, value: str) -> str:
-        """Return the subject that an identity names."""
-        return self.subject.replace("{value}", value).replace("{lower}", value.lower())
 
 
-class Declaration(BaseModel):
+class Declaration(Manager):
     """The TOML file. Paths are relative to it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     domain: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
     certificate: Path
     key: Path
     certificate_url: Annotated[str, Field(pattern=r"^https://[!-~]+$")] | None = None
-    quiet_hours: Annotated[float, Field(ge=0, le=24 * 28)] = 24
-    identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
+    identities: Annotated[tuple[TypedIdentity, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +83,6 @@ class OpenDsr:
     declaration: Declaration
     certificates: str
     key: RSAPrivateKey
-
-    @property
-    def quiet(self) -> timedelta:
-        """How long every request is shown as pending."""
-        return timedelta(hours=self.declaration.quiet_hours)
 
     def headers(self, body: bytes) -> dict[str, str]:
         """Sign a body: RSA (PKCS #1 v1.5) over its SHA-256, in base64, with the domain to which the certificate was issued."""
@@ -121,7 +106,7 @@ class OpenDsr:
 
     def subjects(self, identities: Iterable[tuple[str, str, str]]) -> list[str]:
         """Name the subjects of identities, each a type, a format and a value. What was not declared names nobody."""
-        declared: dict[tuple[str, str], Identity] = {
+        declared: dict[tuple[str, str], TypedIdentity] = {
             (one.type.value, one.format): one for one in self.declaration.identities
         }
         return [declared[kind, form].name(value) for kind, form, value in identities if (kind, form) in declared]

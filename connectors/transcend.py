@@ -8,7 +8,6 @@ import base64
 import hmac
 import json
 import os
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from connectors.configuration import HandOverFailed
-from connectors.declaration import read_declaration
+from connectors.declaration import Identity, Manager, read_declaration
 from connectors.http import Server, Url
 from ledger.requests.deadlines import RULES
 from ledger.requests.managed import Managed
@@ -42,9 +41,8 @@ MAX_AGE = timedelta(days=1)
 """How old a token may be: Transcend tries a webhook again that was not answered."""
 
 CLOCK_SKEW = timedelta(minutes=5)
-PAGE = 100
-MAX_PAGES = 1000
-"""Pages of pending requests that are read, and requests on a page: the largest that all versions of the gateway give."""
+PAGE, MAX_PAGES = 100, 1000
+"""Pending requests on a page, as many as all versions of the gateway give, and pages that are read."""
 
 FAILED = {"status": "ACTION_REQUIRED", "profileStatus": "ERROR"}
 """The result of a job that did not erase the person. It is never one of Transcend's states of success."""
@@ -62,24 +60,19 @@ class TokenRefused(Exception):
     """A token is not Sombra's, or not for this message. The message says what is wrong, and nothing of its content."""
 
 
-class Identity(BaseModel):
-    """How an identity of a type names a subject. `{value}` is the identity, `{lower}` the same in small letters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TypedIdentity(Identity):
+    """Which subject identities of a type name."""
 
     type: Annotated[str, Field(min_length=1, max_length=100)]
-    subject: Annotated[str, Field(max_length=100, pattern=r"^[^{}]*\{(value|lower)\}[^{}]*$")] = "{value}"
 
 
-class Declaration(BaseModel):
+class Declaration(Manager):
     """The TOML file. Paths are relative to it.
 
     sombra_url: of the gateway. api_key_file: Transcend's API key of the integration. sombra_key_file: the internal key of a gateway
     of one's own. public_key: Sombra's public signing keys (PEM), one or, around a rotation, two. audience: whom a token must be
     for; by default that is not compared. data_silo: the integration's ID, to list its pending requests.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sombra_url: Url
     api_key_file: Path
@@ -88,9 +81,8 @@ class Declaration(BaseModel):
     audience: str | None = None
     data_silo: UUID | None = None
     regulation: str = "gdpr"
-    quiet_hours: Annotated[float, Field(ge=0, le=24 * 28)] = 24
     timeout: Annotated[float, Field(gt=0, le=600)] = 30
-    identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
+    identities: Annotated[tuple[TypedIdentity, ...], Field(min_length=1)]
 
 
 class PendingRequest(BaseModel):
@@ -113,17 +105,10 @@ class Transcend:
     folder: Path
     keys: tuple[EllipticCurvePublicKey, ...]
 
-    @property
-    def quiet(self) -> timedelta:
-        """How long every request is shown as pending."""
-        return timedelta(hours=self.declaration.quiet_hours)
-
     def name_subject(self, kind: str, value: str) -> str | None:
         """Name the subject that an identity means; None if its type was not declared."""
         found = next((one for one in self.declaration.identities if one.type == kind), None)
-        if found is None:
-            return None
-        return _PLACE.sub(lambda place: value if place[1] == "value" else value.lower(), found.subject)
+        return None if found is None else found.name(value)
 
     def check_token(self, token: str, *, at: datetime) -> Mapping[str, Any]:
         """Check a token's signature, audience and age, and give its claims. Raises TokenRefused."""
@@ -188,7 +173,6 @@ class Transcend:
 
 
 _ITEMS = TypeAdapter(list[dict[str, Any]])
-_PLACE = re.compile(r"\{(value|lower)\}")
 
 
 def _read_pending(item: dict[str, Any]) -> PendingRequest | None:

@@ -36,6 +36,8 @@ from report.document import Report, read
 Json = dict[str, Any]
 R = TypeVar("R", bound=Resource)
 
+MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
+"""The forms in which a report can be fetched, by the endings of their files."""
 KEY = re.compile("[!-~]+")
 """The characters that an API key may have, and more: those that a header takes as they are."""
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")

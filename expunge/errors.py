@@ -2,7 +2,7 @@
 
 ExpungeError
 ├── StackError              the embedded stack
-│   ├── FolderInUse
+│   ├── FolderInUse         another stack runs on the data folder
 │   └── StartFailed
 ├── CannotTrain             operator commands
 ├── CannotRegister
@@ -16,6 +16,7 @@ ExpungeError
 ├── SigningRefused
 ├── CannotPull
 ├── RestoreRefused
+├── NoSheet
 ├── CannotWrite             a command's result cannot be written to a file
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -60,10 +61,6 @@ class FolderInUse(StackError):
 
 class StartFailed(StackError):
     """A part of the stack ended or was not ready in time. The message has the tail of its log."""
-
-
-class NoSheet(ExpungeError):
-    """There is no operator's sheet of a report, or it cannot be read."""
 
 
 class CannotTrain(ExpungeError):
@@ -112,6 +109,10 @@ class CannotPull(ExpungeError):
 
 class RestoreRefused(ExpungeError):
     """The database holds nothing that a restore could continue. Nothing was changed."""
+
+
+class NoSheet(ExpungeError):
+    """There is no operator's sheet of a report, or it cannot be read."""
 
 
 class CannotWrite(ExpungeError):

@@ -13,7 +13,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -34,11 +33,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.declaration import faults
 from connectors.storage import delete_needless_copies
-from ledger.db import make_engine, make_sessions, now
+from ledger.db import make_engine, make_sessions
 from ledger.jobs import heartbeats
-from ledger.registry.checks import CHECK_MODEL, REPEATED_AFTER, ask_for_check, withdraw_check
+from ledger.registry.checks import CHECK_MODEL, REPEATED_AFTER
 from telemetry import logs, tracing
 from worker.beat import relay
+from worker.checks import CHECK_INTERVAL, send_next_check
 from worker.child import prepare_child, stop_children
 from worker.cleanup import (
     delete_expired_sheets,
@@ -52,9 +52,6 @@ from worker.watchdog import POLL_INTERVAL, create_board, make_watchdog
 
 logger = logging.getLogger(__name__)
 
-
-CHECK_INTERVAL = 5.0
-"""Seconds between two looks whether a model is to be checked."""
 
 BROKER_CONNECT_SECONDS = 5
 """Seconds to wait for a new connection to the broker."""
@@ -142,24 +139,6 @@ def start_threads(**_: object) -> None:
         threading.Thread(target=relay.repeat, args=(action, stopped, interval), daemon=True).start()
 
 
-def send_next_check(sessions: sessionmaker[Session], *, send: Callable[[UUID], object], started: float) -> None:
-    """Have a child check the next model that no worker has checked yet, or that could not be built, once the last check has ended.
-
-    started: when this worker did, by the monotonic clock. What the broker does not take is not noted as asked for.
-    """
-    with sessions.begin() as session:
-        since = now(session) - timedelta(seconds=time.monotonic() - started)
-        model_id = ask_for_check(session, since=since)
-    if model_id is None:
-        return
-    try:
-        send(model_id)
-    except Exception:
-        with sessions.begin() as session:
-            withdraw_check(session, model_id)
-        raise
-
-
 def send_check(model_id: UUID) -> None:
     """Send the message that has a child check a model."""
     celery_app.send_task(CHECK_MODEL, args=[str(model_id)], retry=False, expires=REPEATED_AFTER.total_seconds())
@@ -201,6 +180,6 @@ worker_process_init.connect(prepare_child)
 worker_process_init.connect(import_ahead)
 worker_process_shutdown.connect(finish_tracing)
 worker_shutting_down.connect(stop_children)
-beat_init.connect(create_ready_file)
-beat_init.connect(relay.start)
 beat_init.connect(start_tracing)
+beat_init.connect(relay.start)
+beat_init.connect(create_ready_file)

@@ -171,7 +171,7 @@ def check_loss(progress: Progress) -> None:
 
 
 def check_finite(model: nn.Module, original: nn.Module) -> None:
-    """Raise NotFinite for a weight or buffer that is not finite and is in the original, whose masks may hold −∞."""
+    """Raise NotFinite for a weight or buffer that is not finite any more. Masks may have held −∞ in the original too."""
     before = original.state_dict()
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all() and before[name].isfinite().all():

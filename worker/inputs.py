@@ -123,19 +123,9 @@ def load_inputs(
     split = Split(split.forget.in_memory().to(device), split.remain.to(device))
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
-    given, unused = None, None
-    if claim.references is not None:
-        given, unused = read_references(claim.references, settings.files)
-    references, remaining = None, None
-    if given is not None:
-        remaining = given.without({*claim.forget, *claim.left_out})
-        digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
-        try:
-            references = _use_references(
-                given, remaining, split, held_out, digest=digest, original=original, objective=workload.objective
-            )
-        except ReferencesUnusable as error:
-            unused = str(error).rstrip(".")
+    references, unused, remaining = _load_references(
+        claim, split, held_out, settings, original=original, objective=workload.objective
+    )
     if unused is not None:
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, unused)
     return JobInputs(
@@ -171,6 +161,30 @@ def load_model(workload: Workload, path: Path, sha256: str, device: torch.device
         raise _workload_failed(f"{workload.name}, build", error) from error
     load_weights(model, path, sha256)
     return model.to(device).eval()
+
+
+def _load_references(
+    claim: Claim,
+    split: Split,
+    held_out: HeldOut,
+    settings: Settings,
+    *,
+    original: nn.Module,
+    objective: Objective,
+) -> tuple[JobReferences | None, str | None, References | None]:
+    """Read the claim's reference predictions, or say why they are not used; also give what the model keeps of them."""
+    if claim.references is None:
+        return None, None, None
+    given, unused = read_references(claim.references, settings.files)
+    if given is None:
+        return None, unused, None
+    remaining = given.without({*claim.forget, *claim.left_out})
+    digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
+    try:
+        used = _use_references(given, remaining, split, held_out, digest=digest, original=original, objective=objective)
+    except ReferencesUnusable as error:
+        return None, str(error).rstrip("."), remaining
+    return used, None, remaining
 
 
 def _load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:

@@ -39,10 +39,7 @@ from report.formatting import plural
 from unlearning.audit import extraction
 from unlearning.audit.causes import likely_causes
 from unlearning.audit.findings import Findings, Membership
-from unlearning.audit.intervals import Interval
-from unlearning.audit.measures import Measures
-from unlearning.audit.membership import Attack, RocCurve
-from unlearning.audit.nearness import Nearness
+from unlearning.audit.generation import Generated
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Curve, Relearning, typical_delay
 from unlearning.audit.verdict import Finding, Verdict
@@ -271,105 +268,68 @@ def retrain_estimate(inputs: JobInputs, *, training_seconds: float | None) -> Re
 
 
 def audit(findings: Findings) -> evidence.Audit:
-    """Give everything that was measured."""
-    change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
-    more: dict[str, Any] = {"extraction": extractions(findings)} if findings.extraction else {}
-    more |= {"generation": generations(findings)} if findings.generation else {}
+    """Give everything that was measured. What the library and the report call by the same name is read by that name."""
+    given: dict[str, Any] = {
+        "samples": findings.samples,
+        "merit": {
+            "name": findings.merit.name,
+            "complement": findings.merit.complement,
+            "unit": findings.merit.unit,
+            "best": findings.merit.bounds[1],
+        },
+        "measures": by_model(findings.measures),
+        "membership": membership(findings.membership),
+        "relearn": relearn(findings.relearnings[0]),
+        "utility": findings.utility,
+        "change": findings.change,
+        "reference_test": reference_tests(findings),
+    }
+    if findings.extraction:
+        given["extraction"] = extractions(findings.extraction)
+    if findings.generation:
+        given["generation"] = generations(findings.generation)
     if findings.privacy_leakage:
-        more["privacy_leakage"] = evidence.PrivacyLeakage(attack="min_k", **findings.privacy_leakage)
-    return evidence.Audit(
-        samples=evidence.Samples(**findings.samples),
-        merit=evidence.Merit(
-            name=findings.merit.name,
-            complement=findings.merit.complement,
-            unit=findings.merit.unit,
-            best=findings.merit.bounds[1],
-        ),
-        measures=evidence.MeasuresByModel(
-            original=measures(findings.measures["original"]),
-            unlearned=measures(findings.measures["unlearned"]),
-            reference=None if reference is None else measures(reference),
-        ),
-        membership=membership(findings.membership),
-        relearn=relearn(findings.relearnings[0]),
-        utility=evidence.Utility(
-            per_class=tuple(
-                evidence.ClassUtility(label=one.label, original=one.original, unlearned=one.unlearned)
-                for one in utility.per_class
-            ),
-            agreement=utility.agreement,
-            jensen_shannon=utility.jensen_shannon,
-        ),
-        change=evidence.Change(**asdict(change)),
-        reference_test=reference_tests(findings),
-        **more,
-    )
+        given["privacy_leakage"] = {"attack": "min_k", **findings.privacy_leakage}
+    return evidence.Audit.model_validate(given, from_attributes=True)
 
 
-def extractions(findings: Findings) -> tuple[evidence.Extraction, ...]:
-    """Give what each model gives away, by measure."""
+def by_model(found: Mapping[str, object]) -> dict[str, object]:
+    """Give what was found on each model; None of a retrained one where there is none."""
+    return {"original": found["original"], "unlearned": found["unlearned"], "reference": found.get("reference")}
 
-    def shares(of: extraction.Extraction, measure: str) -> evidence.ExtractedShares:
-        return evidence.ExtractedShares(
-            **{name: estimate(found[measure]) for name, found in of.items() if measure in found}
-        )
 
-    found = findings.extraction
-    reference = found.get("reference")
+def extractions(found: Mapping[str, extraction.Extraction]) -> tuple[dict[str, object], ...]:
+    """Give what each model gives away, by measure: of each set for which it was measured."""
     return tuple(
-        evidence.Extraction(
-            name=measure,
-            original=shares(found["original"], measure),
-            unlearned=shares(found["unlearned"], measure),
-            reference=None if reference is None else shares(reference, measure),
+        {"name": measure}
+        | by_model(
+            {
+                model: {name: shares[measure] for name, shares in sets.items() if measure in shares}
+                for model, sets in found.items()
+            }
         )
         for measure in found["unlearned"]["forget"]
     )
 
 
-def generations(findings: Findings) -> tuple[evidence.GenerationMeasure, ...]:
+def generations(found: Mapping[str, Generated]) -> tuple[dict[str, object], ...]:
     """Give what each model generates, by measure."""
-    found = findings.generation
-    reference = found.get("reference")
     return tuple(
-        evidence.GenerationMeasure(
-            name=measure,
-            original=estimate(found["original"][measure]),
-            unlearned=estimate(one),
-            reference=None if reference is None else estimate(reference[measure]),
-        )
-        for measure, one in found["unlearned"].items()
+        {"name": measure} | by_model({model: figures[measure] for model, figures in found.items()})
+        for measure in found["unlearned"]
     )
 
 
-def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
+def reference_tests(findings: Findings) -> dict[str, object] | None:
     """Give the reference test on each model; None if the audit had no reference predictions."""
-    tests = {name: reference_test(test) for name, test in findings.reference_tests.items()}
-    if not tests:
+    if not findings.reference_tests:
         return None
-    near = findings.nearness
-    more = {} if near is None else {"nearness": nearness(near)}
-    return evidence.ReferenceTests(
-        unit=findings.reference_tests["unlearned"].unit,
-        original=tests["original"],
-        unlearned=tests["unlearned"],
-        reference=tests.get("reference"),
-        power_by_size={str(size): power for size, power in findings.power_by_size.items()},
-        samples_needed=samples_needed(findings.power_by_size, findings.spec.thresholds),
-        **more,
-    )
-
-
-def nearness(near: Nearness) -> evidence.Nearness:
-    """Give how near the new model is to models that never saw the samples."""
-    return evidence.Nearness(
-        value=near.value,
-        unseen=near.unseen,
-        low=near.low,
-        original=near.original,
-        p_value=near.p_value,
-        to_original=near.to_original,
-    )
+    given = by_model({name: reference_test(test) for name, test in findings.reference_tests.items()}) | {
+        "unit": findings.reference_tests["unlearned"].unit,
+        "power_by_size": {str(size): power for size, power in findings.power_by_size.items()},
+        "samples_needed": samples_needed(findings.power_by_size, findings.spec.thresholds),
+    }
+    return given if findings.nearness is None else {**given, "nearness": findings.nearness}
 
 
 def reference_test(one: ReferenceTest) -> evidence.ReferenceTest:
@@ -387,54 +347,14 @@ def reference_test(one: ReferenceTest) -> evidence.ReferenceTest:
     )
 
 
-def estimate(interval: Interval) -> evidence.Estimate:
-    """Give a value with its interval."""
-    return evidence.Estimate(value=interval.value, low=interval.low, high=interval.high)
-
-
-def measures(one: Measures) -> evidence.Measures:
-    """Give one model's UA, RA and TA, in the merit, and MI."""
-    return evidence.Measures(
-        ua=estimate(one.ua),
-        ra=estimate(one.ra),
-        ta=estimate(one.ta),
-        mi_salun=estimate(one.mi_salun),
-        mi_corrected=estimate(one.mi_corrected),
-    )
-
-
-def membership(findings: Membership) -> evidence.Membership:
+def membership(findings: Membership) -> dict[str, object]:
     """Give the attacks that a report names, one ROC curve and the losses. "spread" stands in the verdict alone."""
-    return evidence.Membership(
-        attacks=tuple(
-            evidence.Attack(name=name, original=scores(original), unlearned=scores(findings.unlearned[name]))
-            for name, original in findings.original.items()
-            if name != "spread"
-        ),
-        roc=evidence.Roc(
-            attack=findings.roc.attack, original=rates(findings.roc.original), unlearned=rates(findings.roc.unlearned)
-        ),
-        losses=evidence.Losses(
-            bins=findings.losses.bins,
-            original=evidence.LossDensities(**findings.losses.original),
-            unlearned=evidence.LossDensities(**findings.losses.unlearned),
-        ),
+    attacks = tuple(
+        {"name": name, "original": original, "unlearned": findings.unlearned[name]}
+        for name, original in findings.original.items()
+        if name != "spread"
     )
-
-
-def scores(attack: Attack) -> evidence.AttackScores:
-    """Give how well an attack works on one model."""
-    return evidence.AttackScores(
-        auc=estimate(attack.auc),
-        balanced_accuracy=estimate(attack.balanced_accuracy),
-        tpr_at_1_fpr=None if attack.tpr_at_1_fpr is None else estimate(attack.tpr_at_1_fpr),
-        tpr_at_01_fpr=None if attack.tpr_at_01_fpr is None else estimate(attack.tpr_at_01_fpr),
-    )
-
-
-def rates(curve: RocCurve) -> evidence.RocCurve:
-    """Give the rates of an attack at each threshold."""
-    return evidence.RocCurve(fpr=curve.fpr, tpr=curve.tpr)
+    return {"attacks": attacks, "roc": findings.roc, "losses": findings.losses}
 
 
 def relearn(relearning: Relearning) -> evidence.Relearn:
@@ -447,10 +367,10 @@ def relearn(relearning: Relearning) -> evidence.Relearn:
         max_steps=relearner.limit if relearner else 0,
         delta=relearning.delta,
         curves=evidence.Curves(
-            original=losses(original),
-            unlearned=losses(unlearned),
-            control=losses(control),
-            reference=None if reference is None else losses(reference),
+            original=curve(original),
+            unlearned=curve(unlearned),
+            control=curve(control),
+            reference=None if reference is None else curve(reference),
         ),
         delay=evidence.Delays(
             original=delay(original, original.delay),
@@ -463,9 +383,9 @@ def relearn(relearning: Relearning) -> evidence.Relearn:
     )
 
 
-def losses(curve: Curve) -> evidence.Curve:
+def curve(one: Curve) -> evidence.Curve:
     """Give the loss after the steps of relearning at which it was looked at."""
-    return evidence.Curve(steps=curve.steps, loss=curve.losses)
+    return evidence.Curve(steps=one.steps, loss=one.losses)
 
 
 def delay(curve: Curve, steps: float) -> evidence.Delay:

@@ -122,6 +122,7 @@ def claim_job(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settin
 
 def execute(reporter: ProgressReporter, settings: Settings) -> None:
     """Run the policy's methods in order until one gives a result that may be published, and publish it."""
+    claim = reporter.monitor.claim
     signer = find_signer(reporter.sessions, settings.signing_keys)
     model_signer = find_model_signer(settings.model_signing_key)
     if signer is None:
@@ -129,32 +130,30 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     with stage(reporter, Phase.LOAD):
         launch = plan_launch(settings)
         if launch is not None:
-            job_id, count, hosts = reporter.monitor.claim.job_id, launch.count, settings.hosts
-            logger.info("job %s: %d processes of this host run it, of %d hosts in all", job_id, count, hosts)
-            with fenced(reporter.sessions, reporter.monitor.claim) as session:
-                claims.record_processes(session, reporter.monitor.claim, processes=count, hosts=hosts)
+            count, hosts = launch.count, settings.hosts
+            logger.info("job %s: %d processes of this host run it, of %d hosts in all", claim.job_id, count, hosts)
+            with fenced(reporter.sessions, claim) as session:
+                claims.record_processes(session, claim, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if launch is None else torch.device("cpu")
-        workload = load_workload(reporter.monitor.claim.workload, allowed=settings.allowed)
+        workload = load_workload(claim.workload, allowed=settings.allowed)
         reporter.private_ids = workload.private_ids  # before anything else of the owner's runs
-        inputs = load_inputs(reporter.monitor.claim, workload, settings, device=device)
+        inputs = load_inputs(claim, workload, settings, device=device)
     if inputs.references_unused is not None:
-        with fenced(reporter.sessions, reporter.monitor.claim) as session:
-            claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
-    used = reporter.monitor.claim.references
+        with fenced(reporter.sessions, claim) as session:
+            claims.record_references_unused(session, claim, why=inputs.references_unused)
     plan = CheckpointPlan(
         storage=settings.files,
         interval=settings.checkpoint_seconds,
         sample_key=settings.sample_key_bytes,
         fitted_to=workload.fitted_to,
-        references=None if inputs.references is None or used is None else used.sha256,
+        references=None if inputs.references is None or claim.references is None else claim.references.sha256,
     )
     result = None
     while result is None:
         result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed, launch=launch)
     publish(reporter, inputs, result, settings=settings, signer=signer, model_signer=model_signer)
-    job_id, verdict = reporter.monitor.claim.job_id, result.findings.verdict.value
-    logger.info("job %s: published with the verdict %s", job_id, verdict)
+    logger.info("job %s: published with the verdict %s", claim.job_id, result.findings.verdict.value)
 
 
 def run_method_of_policy(
@@ -176,40 +175,57 @@ def run_method_of_policy(
     Raises ResumedMethodFailed instead if the attempt went on from a checkpoint, in which the cause may lie.
     """
     claim = reporter.monitor.claim
-    fallbacks = claim.policy[claim.policy_index + 1 :]
+    is_last = claim.policy_index + 1 >= len(claim.policy)
     try:
         spec = AuditSpec.with_references() if inputs.tested_by_references else AuditSpec()
         result = run_attempt(reporter, inputs, spec=spec, plan=plan, launch=launch)
     except (MethodRefused, InvalidSpec) as error:
-        if not fallbacks:
+        if is_last:
             raise
         escalate(reporter, {"refused": str(error)}, why=str(error))
         return None
     except Exception as error:
-        failed = as_method_failure(error, owned=owned, ids=reporter.private_ids)
-        if failed is None:
-            raise
-        detail = f"{claim.method['kind']}, phase {reporter.phase}: {failed}"
-        if reporter.resumed:
-            raise ResumedMethodFailed(detail) from error
-        in_audit = reporter.phase in AUDIT_PHASES
-        if not fallbacks or (in_audit and str(failed) in reporter.audit_errors):
-            raise MethodFailed(f"{detail} {NO_AUDIT}" if in_audit else detail) from error
-        if in_audit:
-            reporter.audit_errors.add(str(failed))
-        logger.error("job %s: the next method follows: %s", claim.job_id, detail, exc_info=error)
-        escalate(reporter, {"error": detail}, why=detail, reason=Reason.METHOD_FAILED)
+        why = explain_failure(reporter, error, owned=owned, is_last=is_last)
+        logger.error("job %s: the next method follows: %s", claim.job_id, why, exc_info=error)
+        escalate(reporter, {"error": why}, why=why, reason=Reason.METHOD_FAILED)
         return None
     verdict = result.findings.verdict
-    if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
+    if may_publish(claim, verdict, is_last=is_last):
         return result
-    if not fallbacks or not should_escalate(claim, verdict):
-        if verdict.value == Verdict.INCONCLUSIVE:
-            return result
-        last = "" if fallbacks else ", the policy's last method"
-        raise AuditFailed(f"The audit failed {claim.method['kind']}{last}. {verdict.sentence}")
     escalate(reporter, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
     return None
+
+
+def explain_failure(reporter: ProgressReporter, error: Exception, *, owned: Collection[str], is_last: bool) -> str:
+    """Say which error of a method or its audit makes the policy's next method follow.
+
+    Raises `error` itself if it may pass or stops the run, and otherwise, where no method follows, what ends the attempt:
+    ResumedMethodFailed, MethodFailed.
+    """
+    failed = as_method_failure(error, owned=owned, ids=reporter.private_ids)
+    if failed is None:
+        raise error
+    why = f"{reporter.monitor.claim.method['kind']}, phase {reporter.phase}: {failed}"
+    if reporter.resumed:
+        raise ResumedMethodFailed(why) from error
+    in_audit = reporter.phase in AUDIT_PHASES
+    if is_last or (in_audit and str(failed) in reporter.audit_errors):
+        raise MethodFailed(f"{why} {NO_AUDIT}" if in_audit else why) from error
+    if in_audit:
+        reporter.audit_errors.add(str(failed))
+    return why
+
+
+def may_publish(claim: Claim, verdict: AuditVerdict, *, is_last: bool) -> bool:
+    """Return whether a result is published; if not, the policy's next method follows. Raises AuditFailed if none does."""
+    if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
+        return True
+    if not is_last and should_escalate(claim, verdict):
+        return False
+    if verdict.value == Verdict.INCONCLUSIVE:
+        return True
+    last = ", the policy's last method" if is_last else ""
+    raise AuditFailed(f"The audit failed {claim.method['kind']}{last}. {verdict.sentence}")
 
 
 def should_escalate(claim: Claim, verdict: AuditVerdict) -> bool:

@@ -2,7 +2,8 @@
 
 The model's details in the ledger list them: `slice`, `sha256`, `path` and `seen_sha256`, the commitment to the samples that the
 training had used by then. Weights count only if these are exactly the samples of the slices up to theirs that still remain.
-`fitted_to` says to what targets the loss was fitted, if it was. Before it was said, that was all of the training set.
+`fitted_to` says to which targets the loss was fitted, if it was. A list of an older version lacks it: there these were all of the
+training set's.
 """
 
 from collections.abc import Mapping, Sequence

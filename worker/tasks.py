@@ -1,7 +1,7 @@
 """The worker's Celery tasks: run a job, and check whether a model can be built.
 
-`worker.run` and `worker.checks` import torch, so they are imported in the child process only: a parent that has computed with torch
-makes its forked children hang.
+`worker.run` imports torch, so it is imported in the child process only: a parent that has computed with torch makes its forked
+children hang.
 """
 
 import functools
@@ -19,6 +19,7 @@ from ledger.events.outbox import RUN_JOB
 from ledger.jobs.jobs import find_trace
 from ledger.registry.checks import CHECK_LIMIT, CHECK_MODEL
 from telemetry import tracing
+from worker import checks
 from worker.app import celery_app
 from worker.beat.relay import sweep_jobs
 from worker.child import code_has_changed, stop_on_sigterm, stop_signal
@@ -70,8 +71,6 @@ def run_job(job_id: str) -> None:
 @celery_app.task(name=CHECK_MODEL, time_limit=CHECK_LIMIT.total_seconds())  # type: ignore[untyped-decorator]  # Celery ships no types
 def check_model(model_id: str) -> None:
     """Check that this worker can build a model. If the message gets lost, the ledger shows that the check has not ended."""
-    from worker import checks
-
     if code_has_changed():
         celery_app.send_task(CHECK_MODEL, args=[model_id])
         raise SystemExit("The workload's code has changed: another process loads it anew.")

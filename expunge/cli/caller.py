@@ -36,8 +36,6 @@ from verifier.sample_ids import InvalidSampleID, check_sample_id
 MAX_INLINE_IDS = 100_000
 """How many sample IDs, and how many people, a request's body may hold. More are uploaded first."""
 
-MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
-
 
 def open_client(url: str | None, key: str | None) -> httpx.Client:
     """Connect to the API at `url`, or to the stack that runs on this machine; without a key, for the calls that need none."""
@@ -130,17 +128,7 @@ def submit(
         raise typer.BadParameter("Name the one --dataset of the sample IDs.")
     named = dataset or []
     with open_client(url, key) as http:
-        upload = None
-        if max(len(ids), len(people)) > MAX_INLINE_IDS:
-            if ids and people:
-                raise typer.BadParameter(
-                    f"Send more than {MAX_INLINE_IDS} sample IDs or people in a request of their own."
-                )
-            upload = (
-                client.upload_samples(http, dataset=named[0], sample_ids=ids)
-                if ids
-                else client.upload_subjects(http, subjects=people)
-            ).id
+        upload = upload_many(http, dataset=named[0] if ids else "", ids=ids, people=people)
         send = client.preview if preview else partial(client.submit, idempotency_key=idempotency_key)
         answer = send(
             http,
@@ -167,6 +155,17 @@ def submit(
                 notes.print(line, markup=False, highlight=False)
             if not watch_jobs(http, client.job_ids(answer)):
                 raise typer.Exit(1)
+
+
+def upload_many(http: httpx.Client, *, dataset: str, ids: list[str], people: list[str]) -> UUID | None:
+    """Upload the sample IDs of a dataset, or the people, if they are too many for a request's body. Raises BadParameter."""
+    if max(len(ids), len(people)) <= MAX_INLINE_IDS:
+        return None
+    if ids and people:
+        raise typer.BadParameter(f"Send more than {MAX_INLINE_IDS} sample IDs or people in a request of their own.")
+    if people:
+        return client.upload_subjects(http, subjects=people).id
+    return client.upload_samples(http, dataset=dataset, sample_ids=ids).id
 
 
 def check_ids(given: Iterable[str], *, name: str = "sample ID") -> Iterator[str]:
@@ -273,7 +272,7 @@ def report(
 ) -> None:
     """Save an audit report to a file."""
     with open_client(url, key) as http:
-        body = client.get_report_file(http, report_id, MEDIA_TYPES[form])
+        body = client.get_report_file(http, report_id, client.MEDIA_TYPES[form])
     write(body, output or Path(f"report-{report_id}.{form}"))
 
 

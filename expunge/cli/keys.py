@@ -1,7 +1,7 @@
 """The commands `expunge keys`, `expunge signing-keys` and `expunge rotate-sample-key`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,9 @@ from rich.table import Table
 from expunge.cli.console import DataDir, Tenant, notes, out, print_table
 from expunge.errors import StackError
 from expunge.stack.folder import Folder, default_folder, has_newer_key
+
+if TYPE_CHECKING:
+    from ledger.sample_key import Rotated, Unmatchable
 
 api_keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 signing_keys = typer.Typer(
@@ -160,43 +163,51 @@ def rotate_sample_key(
     deployment = find_deployment(data_dir)
     folder, own = Folder(data_dir or default_folder()), deployment.key_file
     if lost:
-        left = keys.replace_lost_key(deployment)
-        out.print(
-            f"The ledger goes on with this key. Under the lost one stay {left.samples:,} samples, {left.erased:,} of them erased, "
-            f"and {left.people:,} people who asked. Register the data sets again. Whom the erased samples belonged to is not "
-            "known any more: keep them out of trainings by your own records.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_unmatchable(keys.replace_lost_key(deployment))
         return
-    if key_file is None and own is None:
-        raise typer.BadParameter(
-            "Name the file for the new key: EXPUNGE_SAMPLE_KEY is set, and no command can change it."
-        )
-    if own is not None and key_file is None and has_newer_key(folder):
-        out.print(
-            "The key was rotated since the stack was started, and is left as it is. Restart the stack: it has the new key."
-        )
-        return
+    if key_file is None:
+        if own is None:
+            raise typer.BadParameter(
+                "Name the file for the new key: EXPUNGE_SAMPLE_KEY is set, and no command can change it."
+            )
+        if has_newer_key(folder):
+            out.print(
+                "The key was rotated since the stack was started, and is left as it is. Restart the stack: it has the new key."
+            )
+            return
     file = key_file or folder.sample_key.with_suffix(".next")
-    rotated = keys.rotate_sample_key(deployment, file, adopt=own)
-    if rotated is None:
-        out.print("The ledger was under this key already.")
-    else:
-        out.print(
-            f"Hashed {rotated.rows:,} rows and {rotated.files:,} files of references on to the new key.",
-            highlight=False,
-        )
-        if rotated.unreadable:
-            names = ", ".join(rotated.unreadable)
-            text = f"The reference predictions of {names} cannot be read; prepare them anew."
-            notes.print(text, style="yellow", markup=False, soft_wrap=True)
+    print_rotated(keys.rotate_sample_key(deployment, file, adopt=own))
     todo = (
         "Restart the stack: it has the new key."
         if own
         else f"Set EXPUNGE_SAMPLE_KEY to the content of {file} for the API, the workers, the beat and commands, and restart them."
     )
     out.print(f"{todo} Back the key up.", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_unmatchable(left: "Unmatchable") -> None:
+    """Print how much is never matched again, and what to do."""
+    out.print(
+        f"The ledger goes on with this key. Under the lost one stay {left.samples:,} samples, {left.erased:,} of them erased, "
+        f"and {left.people:,} people who asked. Register the data sets again. Whom the erased samples belonged to is not "
+        "known any more: keep them out of trainings by your own records.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_rotated(rotated: "Rotated | None") -> None:
+    """Print how much was hashed on to the new key, and which models' references could not be."""
+    if rotated is None:
+        out.print("The ledger was under this key already.")
+        return
+    out.print(
+        f"Hashed {rotated.rows:,} rows and {rotated.files:,} files of references on to the new key.", highlight=False
+    )
+    if rotated.unreadable:
+        names = ", ".join(rotated.unreadable)
+        text = f"The reference predictions of {names} cannot be read; prepare them anew."
+        notes.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def find_database(data_dir: Path | None) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
 from report.formatting import duration, plural
+from unlearning.specs.references import ReferencePlan
 
 if TYPE_CHECKING:
     from unlearning.steps import Progress
@@ -23,6 +24,17 @@ def allowed_workloads() -> tuple[str, ...]:
 
     return allow_list(os.environ.get("EXPUNGE_WORKLOADS") or "examples")
 
+
+ModelName = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
+NoDryRun = Annotated[
+    bool, typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late.")
+]
+AcceptUntrained = Annotated[
+    bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
+]
+
+BY_DEFAULT = ReferencePlan()
+"""How reference models are trained unless the operator says otherwise."""
 
 REFERENCE_MODELS = "Reference models"
 """The panel of the help with the options that make a `ReferencePlan`."""
@@ -107,11 +119,11 @@ def train(
             help="Train the reference models too, about three further trainings. `expunge references --prepared` uses them.",
         ),
     ] = False,
-    folds: Folds = 2,
-    rounds: Rounds = 2,
-    audit_rounds: AuditRounds = 2,
-    epochs: ReferenceEpochs = 0.5,
-    near_copies: NearCopies = 0.3,
+    folds: Folds = BY_DEFAULT.folds,
+    rounds: Rounds = BY_DEFAULT.rounds,
+    audit_rounds: AuditRounds = BY_DEFAULT.audit_rounds,
+    epochs: ReferenceEpochs = BY_DEFAULT.epochs,
+    near_copies: NearCopies = BY_DEFAULT.near_copies,
     whole_classes: WholeClasses = None,
     processes: Processes = None,
 ) -> None:
@@ -120,7 +132,6 @@ def train(
     A training that was interrupted continues from its last training checkpoint, if it is begun again in the same folder.
     """
     from expunge.operator.deployment import is_same_storage
-    from unlearning.specs.references import ReferencePlan
 
     if (storage := os.environ.get("EXPUNGE_STORAGE")) and is_same_storage(storage, str(out_folder)):
         raise typer.BadParameter(
@@ -136,7 +147,7 @@ def train(
         near_copies=near_copies,
         classes=tuple(whole_classes or ()),
     )
-    if not references and plan != ReferencePlan():
+    if not references and plan != BY_DEFAULT:
         raise typer.BadParameter("the options of reference models need --references", param_hint="--references")
 
     from expunge.errors import CannotTrain
@@ -181,7 +192,7 @@ def train(
 
 
 def register(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    name: ModelName,
     workload: Workload,
     weights: Annotated[
         Path | None,
@@ -210,13 +221,8 @@ def register(
             show_default="2",
         ),
     ] = None,
-    no_dry_run: Annotated[
-        bool,
-        typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late."),
-    ] = False,
-    accept_untrained: Annotated[
-        bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
-    ] = False,
+    no_dry_run: NoDryRun = False,
+    accept_untrained: AcceptUntrained = False,
     mlflow: Annotated[
         str | None,
         typer.Option(
@@ -272,7 +278,7 @@ def register(
 
 
 def register_version(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    name: ModelName,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -293,9 +299,7 @@ def register_version(
             help="A file of the people whose samples the training left out, one a line. - reads standard input.",
         ),
     ] = None,
-    accept_untrained: Annotated[
-        bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
-    ] = False,
+    accept_untrained: AcceptUntrained = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
@@ -333,10 +337,7 @@ def policy(
             show_default=False,
         ),
     ] = None,
-    no_dry_run: Annotated[
-        bool,
-        typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late."),
-    ] = False,
+    no_dry_run: NoDryRun = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
@@ -368,12 +369,12 @@ def print_note(note: str) -> None:
 
 
 def references(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    folds: Folds = 2,
-    rounds: Rounds = 2,
-    audit_rounds: AuditRounds = 2,
-    epochs: ReferenceEpochs = 0.5,
-    near_copies: NearCopies = 0.3,
+    name: ModelName,
+    folds: Folds = BY_DEFAULT.folds,
+    rounds: Rounds = BY_DEFAULT.rounds,
+    audit_rounds: AuditRounds = BY_DEFAULT.audit_rounds,
+    epochs: ReferenceEpochs = BY_DEFAULT.epochs,
+    near_copies: NearCopies = BY_DEFAULT.near_copies,
     whole_classes: WholeClasses = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
     prepared: Annotated[
@@ -398,7 +399,6 @@ def references(
     from expunge.operator.references import prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
     from unlearning.audit.reference_test import LEAST_HELD_OUT
-    from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
 
     plan = ReferencePlan(

@@ -54,7 +54,6 @@ def tune(
 
 def show_trial(trial: "Trial") -> None:
     """Print a trial's score, its seconds and the parameters that differ from the method's defaults."""
-
     given, defaults = asdict(trial.spec), asdict(type(trial.spec)())
     changed = ", ".join(f"{name} {_format(value)}" for name, value in given.items() if value != defaults[name])
     notes.print(

@@ -15,8 +15,6 @@ from ledger.states import JobState
 from report.document import Report
 from verifier.method_names import short_method
 
-MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Erasure:
@@ -101,7 +99,7 @@ def save_report(http: httpx.Client, report_id: UUID, *, folder: Path, name: str)
     """Save a report in each of its forms, its signed statement, and the public key to check it with."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = {}
-    for form, media in MEDIA_TYPES.items():
+    for form, media in client.MEDIA_TYPES.items():
         saved[form] = (folder / f"{name}.{form}").absolute()
         saved[form].write_bytes(client.get_report_file(http, report_id, media))
     saved["statement"], saved["key"] = (folder / f"{name}.dsse").absolute(), (folder / "signing-key.pem").absolute()

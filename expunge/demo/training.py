@@ -54,9 +54,8 @@ class TrainingQueue:
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._closed = True
-        self._executor.shutdown(
-            wait=False, cancel_futures=True
-        )  # first, or the next one starts when this one is stopped
+        # First, or the next one starts when this one is stopped.
+        self._executor.shutdown(wait=False, cancel_futures=True)
         stop_all(self._running)
         self._executor.shutdown()
 

@@ -115,7 +115,7 @@ def register_workload(
                 approve_utility_drop=approve_utility_drop,
                 lacks=find_lacks(workload, model) if dry_run else None,
             )
-            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)
+            store_all(path, sha256, checkpoints, deployment.files)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -164,7 +164,7 @@ def register_new_version(
                 lacks=None if accept_untrained else find_lacks(workload, network),
             )
             register_subjects(session, workload, owner, model.dataset, key=deployment.sample_key)
-            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)
+            store_all(path, sha256, checkpoints, deployment.files)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -349,8 +349,8 @@ def read_details(weights: Path) -> dict[str, object]:
     return found if isinstance(found, dict) and isinstance(found.get("workload"), str) else {}
 
 
-def store_all(weights: Path, digests: Sequence[str], storage: Storage) -> None:
-    """Copy weights and those of the same training that lie beside them into the storage."""
-    for sha256 in digests:
-        source = weights if sha256 == digests[0] else weights.with_name(f"{sha256}.safetensors")
-        storage.put_file(source, sha256)
+def store_all(weights: Path, sha256: str, checkpoints: Sequence[Mapping[str, Any]], storage: Storage) -> None:
+    """Copy weights, and those after slices of the same training that lie beside them, into the storage."""
+    storage.put_file(weights, sha256)
+    for entry in checkpoints:
+        storage.put_file(weights.with_name(f"{entry['sha256']}.safetensors"), entry["sha256"])

@@ -216,45 +216,40 @@ class Offboarding:
     @property
     def left(self) -> list[str]:
         """What the operator has to do: a sentence for each copy that knows erased people and that Expunge cannot delete."""
-        deletable = {version.version_id for version in self.deletable.versions}
-        found = []
-        for version in self.versions:
-            if not version.knows:
-                continue
-            if version.purged_at is None:
-                if version.version_id not in deletable:
-                    found.append(
-                        f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
-                    )
-            elif version.weights_path in self.undeleted:
-                found.append(
-                    f"Version {version.number} was purged, but its file {version.weights_path} is still in the storage, because "
-                    "the deletion broke off. Run this command with --delete once the file is a day old."
-                )
-            elif version.stored:
-                found.append(
-                    f"Version {version.number} was purged, but another version has the same file {version.weights_path}. "
-                    "It is deleted once no version needs it."
-                )
-            elif version.weights_path in self.kept.files:
-                found.append(
-                    f"Version {version.number} was purged, but soft delete keeps its file {version.weights_path} until "
-                    f"{self.kept.files[version.weights_path]:%Y-%m-%d %H:%M} UTC at the latest. Let nobody restore it."
-                )
-            for handed in version.handed:
-                if not handed.is_gone:
-                    place = f" ({handed.place})" if handed.place else ""
-                    found.append(
-                        f"Version {version.number} may be at {handed.connector}{place}: {handed.state}. Delete it there."
-                    )
-            for fetched in version.fetched:
-                found.append(
-                    f"Version {version.number} was fetched with the key {fetched.key} ({fetched.name}), "
-                    f"last on {fetched.last:%Y-%m-%d %H:%M} UTC. Ask its owner to delete it."
-                )
+        found = [sentence for version in self.versions if version.knows for sentence in self._left_of(version)]
         if self.kept.unknown:
             found.append(f"Whether soft delete keeps purged files is not known: {self.kept.unknown}")
         return found
+
+    def _left_of(self, version: VersionCopies) -> Iterator[str]:
+        number, path = version.number, version.weights_path
+        if version.purged_at is None:
+            if version.version_id not in {each.version_id for each in self.deletable.versions}:
+                yield f"Version {number} is needed by a job, or may still be served. Wait for its job's end."
+        elif path in self.undeleted:
+            yield (
+                f"Version {number} was purged, but its file {path} is still in the storage, because the deletion broke off. Run "
+                "this command with --delete once the file is a day old."
+            )
+        elif version.stored:
+            yield (
+                f"Version {number} was purged, but another version has the same file {path}. It is deleted once no version needs "
+                "it."
+            )
+        elif path in self.kept.files:
+            yield (
+                f"Version {number} was purged, but soft delete keeps its file {path} until "
+                f"{self.kept.files[path]:%Y-%m-%d %H:%M} UTC at the latest. Let nobody restore it."
+            )
+        for handed in version.handed:
+            if not handed.is_gone:
+                place = f" ({handed.place})" if handed.place else ""
+                yield f"Version {number} may be at {handed.connector}{place}: {handed.state}. Delete it there."
+        for fetched in version.fetched:
+            yield (
+                f"Version {number} was fetched with the key {fetched.key} ({fetched.name}), last on "
+                f"{fetched.last:%Y-%m-%d %H:%M} UTC. Ask its owner to delete it."
+            )
 
 
 def find_copies(deployment: Deployment, *, model: str, tenant: str = "default") -> Offboarding:

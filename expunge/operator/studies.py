@@ -7,19 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import CannotAudit, CannotTune, explain
-from expunge.operator.workloads import as_owners_error, choose_device, load_file, make_task
+from expunge.errors import CannotAudit, CannotTune, ExpungeError, explain
+from expunge.operator.workloads import as_owners_error, choose_device
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.attacks.shadows import Cost, estimate_cost
 from unlearning.audit.attacks.study import Study, make_study
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
+from unlearning.files import file_sha256
 from unlearning.specs import method_object, parse
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import NEEDS, Need
 from unlearning.steps import Progress, run_to_completion
+from unlearning.task import Task
 from unlearning.tuning import (
     SearchResult,
     Trial,
@@ -30,7 +32,7 @@ from unlearning.tuning import (
     validation_task,
 )
 from worker.failures import WorkerError
-from worker.inputs import load_workload
+from worker.inputs import load_model, load_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,21 +82,36 @@ def audit_files(
 
 
 def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Module]:
-    original, unlearned = (_load_model(workload, path) for path in (files.original, files.unlearned))
+    original, unlearned = (_load_model(workload, path, kind=CannotAudit) for path in (files.original, files.unlearned))
     forget, remain = _split(workload.train, files.forgotten, files.earlier)
-    held_out = split_held_out(workload.held_out)
-    task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
+    task = _make_task(workload, original, forget=forget, remain=remain, seed=seed)
     task.check()
     spec = parse(method_object(files.method))
     plan = ReferencePlan() if Need.REFERENCES in NEEDS[spec.kind] else None
-    studied = make_study(spec, task, held_out.audit.to(choose_device(workload)), seed=seed, plan=plan)
-    return studied, unlearned
+    audited = split_held_out(workload.held_out).audit.to(choose_device(workload))
+    return make_study(spec, task, audited, seed=seed, plan=plan), unlearned
 
 
-def _load_model(workload: Workload, path: Path) -> nn.Module:
+def _load_model(workload: Workload, path: Path, *, kind: type[ExpungeError]) -> nn.Module:
     if not path.is_file():
-        raise CannotAudit(f"There is no weights file {path}.")
-    return load_file(workload, path)
+        raise kind(f"There is no weights file {path}.")
+    return load_model(workload, path, file_sha256(path), choose_device(workload))
+
+
+def _make_task(workload: Workload, model: nn.Module, *, forget: SampleSet, remain: SampleSet, seed: int) -> Task:
+    """Make a method's task, with all samples on the device that `choose_device` gives."""
+    device, held_out = choose_device(workload), split_held_out(workload.held_out)
+    return Task(
+        model=model,
+        build=workload.build,
+        objective=workload.objective,
+        recipe=workload.training,
+        forget=forget.to(device),
+        remain=remain.to(device),
+        guide=held_out.guide.to(device),
+        criterion=held_out.criterion.to(device),
+        seed=seed,
+    )
 
 
 def _split(train: SampleSet, forgotten: Collection[str], earlier: Collection[str]) -> tuple[SampleSet, SampleSet]:
@@ -131,13 +148,10 @@ def tune(
     """
     try:
         workload = load_workload(reference, allowed=allowed)
-        if not weights.is_file():
-            raise CannotTune(f"There is no weights file {weights}.")
+        original = _load_model(workload, weights, kind=CannotTune)
         # A task needs a forget set. One sample stands for it; the search draws its own forget sets from the remaining set.
         requested, remain = partition(workload.train, (1, len(workload.train) - 1), seed=seed)
-        held_out = split_held_out(workload.held_out)
-        original = load_file(workload, weights)
-        task = make_task(workload, original, forget=requested, remain=remain, held_out=held_out, seed=seed)
+        task = _make_task(workload, original, forget=requested, remain=remain, seed=seed)
         make = validation_task(task, size=max(1, round(share * len(remain))), seed=seed)
         given = parse(method_object(method))
         with as_owners_error(CannotTune, workload, owned=allowed):

@@ -157,19 +157,8 @@ def train_workload(
             f"The weights could not be written to {folder}, so nothing was trained. {explain(error)}"
         ) from error
     unfinished = _Unfinished(path=checkpoint_path(order, workload, recipe), interval=checkpoint_seconds)
-    here = workload if launch is None else None
     try:
-        with processes(launch, CannotTrain) as where:
-            steps = where.begin(
-                partial(training_steps, order, workload=here), resumed=unfinished.read(), expected=CannotTrain
-            )
-
-            def after_step(progress: Progress) -> None:
-                unfinished.save_if_due(where.state, progress)
-                show(progress)
-
-            weights, outcome = run_to_completion(steps, on_progress=after_step)
-            seconds = unfinished.seconds
+        weights, outcome, seconds = _train(order, workload, unfinished, launch=launch, show=show)
         model = fresh(workload.build, seed=seed)
         model.load_state_dict(weights)
         path, sha256 = save_weights(model, folder)
@@ -189,32 +178,71 @@ def train_workload(
             f"The training did not come to its end. {explain(error)} Given again, the same command goes on from the last training "
             "checkpoint, if one could be written."
         ) from error
+    trained = Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
     if references is not None:
-        further = ReferenceTraining(
-            reference=reference,
-            allowed=allowed,
-            left_out=left_out,
-            weights=path,
-            sha256=sha256,
-            plan=references,
-            seed=seed,
-            folder=folder / "references",
-        )
-        seen = None
-        if launch is None:
-            samples = without_samples(workload.train, left_out)
-            seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
-        try:
-            with processes(launch, CannotTrain) as where:
-                make = partial(reference_steps, further, kind=CannotTrain, workload=seen)
-                run_to_completion(where.begin(make, expected=CannotTrain), show)
-        except (CannotTrain, OSError) as error:
-            why = explain(error) if isinstance(error, OSError) else str(error)
-            raise CannotTrain(
-                f"The model was trained and written to {path}. Its references were not: {why} Mend it and register the model; "
-                "`expunge references --prepared` keeps the reference models that are finished, and trains the others."
-            ) from error
-    return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
+        _train_references(order, workload, trained, model=model, plan=references, launch=launch, show=show)
+    return trained
+
+
+def _train(
+    order: Training,
+    workload: Workload,
+    unfinished: "_Unfinished",
+    *,
+    launch: Launch | None,
+    show: Callable[[Progress], None],
+) -> tuple[dict[str, Tensor], Outcome, float]:
+    """Train from the last training checkpoint on, if there is one, and save further ones; also return the seconds.
+
+    Raises CannotTrain, OSError.
+    """
+    make = partial(training_steps, order, workload=workload if launch is None else None)
+    with processes(launch, CannotTrain) as where:
+        steps = where.begin(make, resumed=unfinished.read(), expected=CannotTrain)
+
+        def after_step(progress: Progress) -> None:
+            unfinished.save_if_due(where.state, progress)
+            show(progress)
+
+        weights, outcome = run_to_completion(steps, on_progress=after_step)
+        return weights, outcome, unfinished.seconds
+
+
+def _train_references(
+    order: Training,
+    workload: Workload,
+    trained: Trained,
+    *,
+    model: nn.Module,
+    plan: ReferencePlan,
+    launch: Launch | None,
+    show: Callable[[Progress], None],
+) -> None:
+    """Train the reference models of a `model` that was trained just now. Raises CannotTrain."""
+    further = ReferenceTraining(
+        reference=order.reference,
+        allowed=order.allowed,
+        left_out=order.left_out,
+        weights=trained.path,
+        sha256=trained.sha256,
+        plan=plan,
+        seed=order.seed,
+        folder=order.folder / "references",
+    )
+    seen = None
+    if launch is None:
+        samples = without_samples(workload.train, order.left_out)
+        seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
+    try:
+        with processes(launch, CannotTrain) as where:
+            make = partial(reference_steps, further, kind=CannotTrain, workload=seen)
+            run_to_completion(where.begin(make, expected=CannotTrain), show)
+    except (CannotTrain, OSError) as error:
+        why = explain(error) if isinstance(error, OSError) else str(error)
+        raise CannotTrain(
+            f"The model was trained and written to {trained.path}. Its references were not: {why} Mend it and register the model; "
+            "`expunge references --prepared` keeps the reference models that are finished, and trains the others."
+        ) from error
 
 
 @dataclass(slots=True, eq=False)

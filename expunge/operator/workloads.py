@@ -1,9 +1,8 @@
-"""Load a workload's model from a file of weights, train on one process or several, make a dry run of a job, and make its Task."""
+"""What commands do with a workload: train on one process or several, leave samples out, make a dry run, show its own errors."""
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -11,34 +10,40 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from expunge.errors import ExpungeError, NobodyLeftOut
+from expunge.errors import ExpungeError, NobodyLeftOut, StackError
 from report.formatting import any_of
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import HeldOut, Workload
+from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
 from unlearning.errors import UnlearningError
-from unlearning.files import file_sha256
 from unlearning.specs import Method
 from unlearning.state import State
 from unlearning.steps import Progress
-from unlearning.task import Task
 from worker.failures import RankFailed, WorkerError, classify, describe, is_owners
-from worker.inputs import load_model
 from worker.ranks import Launch, Make, Ranks, launched, plan_launch
 from worker.settings import ProcessSettings
+from worker.settings import choose_device as device_name
 
 T = TypeVar("T")
 
 
 def choose_device(workload: Workload | None = None) -> torch.device:
-    """Choose the GPU if CUDA finds one, else the CPU. The whole model of a workload that is `sharded` does not fit a GPU."""
-    fits = workload is None or not workload.sharded
-    return torch.device("cuda" if fits and torch.cuda.is_available() else "cpu")
+    """Choose the device as EXPUNGE_DEVICE says. The whole model of a workload that is `sharded` does not fit a GPU.
+
+    Raises NoGpu, and StackError for a malformed setting.
+    """
+    if workload is not None and workload.sharded:
+        return torch.device("cpu")
+    return torch.device(device_name(read_process_settings().device, gpu=torch.cuda.is_available()))
 
 
-def load_file(workload: Workload, path: Path) -> nn.Module:
-    """Load the workload's model with the weights in `path`. Raises WeightsMissing or WeightsDamaged."""
-    return load_model(workload, path, file_sha256(path), choose_device(workload))
+def read_process_settings(**given: str) -> ProcessSettings:
+    """Read on which device and how many processes a command computes: what is given, else the environment. Raises StackError."""
+    try:
+        return ProcessSettings.model_validate(given)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, each['loc'][:1]))}: {each['msg']}" for each in error.errors())
+        raise StackError(f"The processes cannot be started: {found}.") from None
 
 
 def without_samples(train: SampleSet, left_out: Collection[str]) -> SampleSet:
@@ -67,23 +72,17 @@ def plan_processes(count: str | None, kind: type[ExpungeError]) -> Launch | None
     count: of this host, or "auto"; by default as the environment says, which also names other hosts. Raises `kind`.
     """
     try:
-        return plan_launch(ProcessSettings.model_validate({} if count is None else {"processes": count}))
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, each['loc'][:1]))}: {each['msg']}" for each in error.errors())
-        raise kind(f"The processes cannot be started: {found}.") from None
-    except WorkerError as error:
+        return plan_launch(read_process_settings(**({} if count is None else {"processes": count})))
+    except (StackError, WorkerError) as error:
         raise kind(str(error)) from error
 
 
 @contextmanager
 def processes(launch: Launch | None, kind: type[ExpungeError]) -> Iterator[ThisProcess | Ranks]:
-    """Give what begins steps: this process, or ranks, which end on the way out. A rank that fails is raised as `kind`."""
-    if launch is None:
-        yield ThisProcess()
-        return
+    """Give what begins steps: this process, or ranks, which end on the way out. Raises as `kind` that one fails, or lacks a GPU."""
     try:
-        with launched(launch) as ranks:
-            yield ranks
+        with nullcontext(ThisProcess()) if launch is None else launched(launch) as where:
+            yield where
     except WorkerError as error:
         raise kind(error.failure.detail if isinstance(error, RankFailed) else str(error)) from error
 
@@ -146,21 +145,3 @@ def find_faults(
         detail = classify(fault.error, owned=owned, ids=workload.private_ids).detail
         (tell if fault.only_note else faults.append)(f"{fault.step}: {detail} {fault.advice}".strip())
     return faults
-
-
-def make_task(
-    workload: Workload, model: nn.Module, *, forget: SampleSet, remain: SampleSet, held_out: HeldOut, seed: int
-) -> Task:
-    """Make a method's task, with all samples on the device that `choose_device` gives."""
-    device = choose_device(workload)
-    return Task(
-        model=model,
-        build=workload.build,
-        objective=workload.objective,
-        recipe=workload.training,
-        forget=forget.to(device),
-        remain=remain.to(device),
-        guide=held_out.guide.to(device),
-        criterion=held_out.criterion.to(device),
-        seed=seed,
-    )

@@ -157,13 +157,14 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
         start_all(databases, children)
 
         port = options.port if options.port is not None else preferred_port(options.host)
+        signing_keys = options.signing_keys or folder.signing_keys
         settings = StackSettings(
             api_url=f"http://{options.host}:{port}",
             database_url=database_url,
             redis_url=redis_url,
             storage=str(options.storage or folder.weights),
             workloads=options.workloads,
-            signing_keys=str(options.signing_keys or folder.signing_keys),
+            signing_keys=str(signing_keys),
             sample_key=options.sample_key,
         )
         environment = service_environment(folder, settings, options.environment)
@@ -171,7 +172,6 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
         migrate(database_url)
         if options.sample_key is not None:
             check_key(database_url, options.sample_key)
-        signing_keys = options.signing_keys or folder.signing_keys
         ensure_signing_key(database_url, signing_keys)
         on_step("the API, a worker and the beat")
         start_all(
@@ -182,9 +182,8 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
             ],
             children,
         )
-        key = ensure_first_api_key(
-            database_url
-        )  # Last, so that an interrupted start creates no key that nobody has seen.
+        # Last, so that an interrupted start creates no key that nobody has seen.
+        key = ensure_first_api_key(database_url)
         write_stack_settings(folder, settings)
         yield Stack(folder, settings, key, children)
 

@@ -151,7 +151,7 @@ def post_request(
             people=people,
             regulation=asked.regulation,
             received_at=asked.submitted_time,
-            quiet=protocol.quiet,
+            quiet=protocol.declaration.quiet,
             callback_urls=asked.status_callback_urls,
         )
     except InvalidTime as error:

@@ -126,7 +126,7 @@ def _record(
             people=[subject],
             regulation=transcend.declaration.regulation,
             received_at=job.created_at,
-            quiet=transcend.quiet,
+            quiet=transcend.declaration.quiet,
             body_sha256=body_sha256,
             reply=None if nonce is None else seal(nonce, key=key, reference=reference),
         )

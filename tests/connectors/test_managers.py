@@ -33,6 +33,7 @@ def test_a_body_is_read_as_it_was_declared(tmp_path: Path) -> None:
     assert portal.read_reference(BODY) == "4711"
     assert portal.read_subjects(BODY) == ["ann@example.org", "user-17"]
     assert portal.read_subjects({"person": {"emails": ["Ann@Example.org"]}}) == ["ann@example.org"]
+    assert portal.read_subjects({"person": {"customer/number": "{lower}A"}}) == ["user-{lower}A"]  # looks like a place
     assert portal.answer("4711", ManagedState.PENDING) == {"id": "4711", "state": "WAITING"}
     assert portal.answer("4711", ManagedState.IN_PROGRESS) == {"id": "4711", "state": "in_progress"}
 

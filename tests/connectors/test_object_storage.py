@@ -63,6 +63,9 @@ def test_files_are_found_under_their_folders(s3_api: S3, storage: ObjectStorage,
     source.write_bytes(CONTENT)
     assert storage.put_file(source, SHA256) == NAME
     name, _ = storage.put(b"state", "checkpoints/job/1")
+    s3_api.client.put_object(
+        Bucket=BUCKET, Key="production/checkpoints/", Body=b""
+    )  # a folder's mark, as consoles make it
     assert {file.name for file in storage.list_files()} == {NAME, name}
     assert [file.name for file in storage.list_files("checkpoints")] == [name]
     storage.delete_folder("checkpoints/job")

@@ -17,10 +17,10 @@ def test_an_identity_names_a_subject_as_it_was_declared_and_what_was_not_declare
     identities = [
         ("email", "raw", "Ann@Example.org"),
         ("email", "sha256", "ab" * 32),
-        ("controller_customer_id", "raw", "{lower}"),
+        ("controller_customer_id", "raw", "{lower}A"),  # looks like a place for one
         ("roku_publisher_id", "raw", "x"),
     ]
-    assert read_opendsr(declare(tmp_path)).subjects(identities) == ["ann@example.org", "user-{lower}"]
+    assert read_opendsr(declare(tmp_path)).subjects(identities) == ["ann@example.org", "user-{lower}A"]
 
 
 @pytest.mark.parametrize(

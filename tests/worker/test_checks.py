@@ -18,7 +18,7 @@ from ledger.tables import Model
 from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning.data.workload import Workload
-from worker import app
+from worker import checks
 from worker.checks import check_model
 
 VARIABLE = "EXPUNGE_TEST_SCANS"
@@ -158,11 +158,11 @@ def test_nothing_counts_as_asked_for_while_the_broker_is_away(registered: Bench)
         raise OperationalError
 
     with pytest.raises(OperationalError):
-        app.send_next_check(registered.sessions, send=away, started=time.monotonic())
+        checks.send_next_check(registered.sessions, send=away, started=time.monotonic())
     assert checked(registered) is None
     sent: list[UUID] = []
     for _ in range(2):
-        app.send_next_check(registered.sessions, send=sent.append, started=time.monotonic() - 60)
+        checks.send_next_check(registered.sessions, send=sent.append, started=time.monotonic() - 60)
     assert len(sent) == 1
 
 

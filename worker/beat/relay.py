@@ -64,8 +64,8 @@ def start(sender: Any, **_: object) -> None:
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
     sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 6, statement_seconds=limit))
     key = settings.sample_key_bytes
-    send = webhooks.make_sender(key=key, allowed=settings.reachable, opendsr=opendsr)
-    relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
+    send = partial(webhooks.send_once, key=key, allowed=settings.reachable, opendsr=opendsr)
+    wake = wakeup_sender(sender.app)
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
     hand_over = partial(
         hand_overs.deliver_hand_overs, sessions, find_weights=partial(hand_overs.find_weights, settings.files)
@@ -73,13 +73,13 @@ def start(sender: Any, **_: object) -> None:
     send_results = partial(report_results, sessions, key=key, refusals={})
     stopped = threading.Event()
     for action, interval in [
-        (relay, RELAY_INTERVAL),
+        (partial(relay_wakeups, sessions, send=wake), RELAY_INTERVAL),
         *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
         *[(partial(hand_over, connector), HAND_OVER_INTERVAL) for connector in connected],
         (partial(retire, sessions, keep=[connector.name for connector in connected]), OVERDUE_INTERVAL),
         *([] if opendsr is None else [(partial(webhooks.report_statuses, sessions, opendsr), STATUS_INTERVAL)]),
         *([] if transcend is None else [(partial(send_results, transcend), RESULT_INTERVAL)]),
-        (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
+        (partial(sweep_jobs, sessions, settings, send=wake), settings.sweep_seconds),
         (partial(webhooks.cut_long_waits, sessions), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_needless_copies, settings.files, sessions), settings.sweep_seconds),

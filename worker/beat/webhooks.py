@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -78,30 +77,24 @@ def report_statuses(sessions: sessionmaker[Session], opendsr: OpenDsr) -> None:
                     queue_callback(session, tenant_id=request.tenant_id, url=url, body=body)
 
 
-def make_sender(*, key: bytes, allowed: Sequence[Network], opendsr: OpenDsr | None = None) -> Send:
-    """Make what sends a message.
+def send_once(
+    batch: Batch, delivery: Delivery, *, key: bytes, allowed: Sequence[Network], opendsr: OpenDsr | None = None
+) -> Try:
+    """Send a message once, and return how that ended.
 
     key: derives the endpoints' secrets. allowed: networks that may be reached although they are not public. opendsr: signs its
     callbacks.
     """
-    return partial(send_once, key=key, allowed=allowed, opendsr=opendsr)
-
-
-def send_once(
-    batch: Batch, delivery: Delivery, *, key: bytes, allowed: Sequence[Network], opendsr: OpenDsr | None = None
-) -> Try:
-    """Send a message once, and return how that ended."""
     started = time.monotonic()
-    status: int | None = None
-    body = delivery.body.encode()
+    body, status = delivery.body.encode(), None
+    if batch.protocol == WebhookProtocol.STANDARD:
+        headers = sign(delivery, secrets_of(batch, key=key))
+    elif opendsr is not None:
+        headers = {**_FORM, **opendsr.headers(body)}
+    else:
+        logger.error("a status callback cannot be signed: set EXPUNGE_OPENDSR for the beat too")
+        return Try(outcome=TryOutcome.UNREACHABLE, status=None, seconds=0.0)
     try:
-        if batch.protocol == WebhookProtocol.STANDARD:
-            headers = sign(delivery, secrets_of(batch, key=key))
-        elif opendsr is not None:
-            headers = {**_FORM, **opendsr.headers(body)}
-        else:
-            logger.error("a status callback cannot be signed: set EXPUNGE_OPENDSR for the beat too")
-            raise Unreachable("not signed")
         status = post(batch.url, body, headers, allowed=allowed, timeout=TIMEOUT)
         outcome = TryOutcome.DELIVERED if 200 <= status < 300 else TryOutcome.REFUSED
     except AddressForbidden:

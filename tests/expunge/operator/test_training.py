@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from expunge.cli.main import app
 from expunge.errors import CannotTrain, NobodyLeftOut
 from expunge.operator.training import Trained, train_workload
-from expunge.operator.workloads import plan_processes
+from expunge.operator.workloads import choose_device, plan_processes
 from tests.worker import digits
 from tests.worker.test_ranks import ranks_left
 from unlearning.specs.references import ReferencePlan
@@ -288,3 +288,21 @@ def test_what_a_process_raises_is_said_as_by_one(tmp_path: Path) -> None:
 def test_a_number_of_processes_that_is_none_is_refused(count: str) -> None:
     with pytest.raises(CannotTrain, match="processes"):
         plan_processes(count, CannotTrain)
+
+
+def test_a_command_computes_where_the_operator_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("EXPUNGE_DEVICE", raising=False)
+    assert choose_device() == torch.device("cuda")
+    monkeypatch.setenv("EXPUNGE_DEVICE", "cpu")
+    assert choose_device() == torch.device("cpu")
+
+
+def test_a_training_that_must_use_a_gpu_does_not_go_to_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("EXPUNGE_DEVICE", "cuda")
+    with pytest.raises(CannotTrain, match="CUDA finds no GPU"):
+        train_workload(SHORT, allowed=("tests",), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []

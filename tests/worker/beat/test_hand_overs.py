@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from celery.signals import beat_init
 from sqlalchemy import text
 
 from connectors.configuration import Connector, HandOverFailed
@@ -21,6 +22,7 @@ from tests.connectors.test_model_server import VERSION
 from tests.fixtures.s3 import BUCKET, S3
 from tests.fixtures.waiting import await_that
 from tests.ledger.conftest import World, make_world
+from worker import app
 from worker.beat import hand_overs, relay
 
 
@@ -103,12 +105,17 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: s
     return monkeypatch
 
 
-def test_a_wrong_file_of_connectors_stops_the_beat(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "connectors.toml"
+def test_a_wrong_file_of_connectors_stops_the_beat_before_it_is_ready(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    file, ready = tmp_path / "connectors.toml", tmp_path / "ready"
     file.write_text('[triton]\nkind = "v2"\n')
     environment.setenv("EXPUNGE_CONNECTORS", str(file))
+    environment.setenv("EXPUNGE_READY_FILE", str(ready))
+    assert app.celery_app.main == "expunge"  # whose module tells Celery what the beat does when it starts
     with pytest.raises(SystemExit, match="triton"):
-        relay.start(None)
+        beat_init.send(sender=None)
+    assert not ready.exists()
 
 
 def test_copies_that_the_beat_has_handed_over_are_deleted_once_nobody_needs_them(

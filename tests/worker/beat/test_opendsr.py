@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_network
 from uuid import UUID, uuid4
 
@@ -49,7 +50,7 @@ def world(filled: Filled, sessions: sessionmaker[Session]) -> World:
 @pytest.fixture
 def beat(world: World, protocol: OpenDsr) -> Turn:
     """One turn of the beat's threads, in which whatever waits for another try is due."""
-    send = webhooks.make_sender(key=KEY, allowed=LOOPBACK, opendsr=protocol)
+    send = partial(webhooks.send_once, key=KEY, allowed=LOOPBACK, opendsr=protocol)
 
     def turn() -> None:
         with world.sessions.begin() as session:
@@ -229,7 +230,7 @@ def test_without_the_certificate_a_callback_waits(world: World, protocol: OpenDs
     with controller() as seen:
         send_request(world, seen.url)
         webhooks.report_statuses(world.sessions, protocol)
-        webhooks.deliver_webhooks(world.sessions, send=webhooks.make_sender(key=KEY, allowed=LOOPBACK))
+        webhooks.deliver_webhooks(world.sessions, send=partial(webhooks.send_once, key=KEY, allowed=LOOPBACK))
     assert seen.calls == []
     with world.sessions() as session:
         (found,) = list_deliveries(session, tenant_id=world.tenant_id, webhook_id=endpoints(world)[0].id).items
