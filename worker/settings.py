@@ -46,7 +46,7 @@ class ProcessSettings(BaseSettings):
         default=Device.AUTO,
         validation_alias="EXPUNGE_DEVICE",
         description="`auto` takes the GPU if there is one, `cpu` never does. "
-        "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU.",
+        "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU. Commands that train or register follow it too.",
     )
     processes: Annotated[int, Ge(1)] | Literal["auto"] = Field(
         default=1,

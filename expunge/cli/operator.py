@@ -11,10 +11,12 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
+from expunge.errors import CannotPrepare, CannotTrain
 from report.formatting import duration, plural
 from unlearning.specs.references import ReferencePlan
 
 if TYPE_CHECKING:
+    from expunge.operator.references import Prepared
     from unlearning.steps import Progress
 
 
@@ -150,7 +152,6 @@ def train(
     if not references and plan != BY_DEFAULT:
         raise typer.BadParameter("the options of reference models need --references", param_hint="--references")
 
-    from expunge.errors import CannotTrain
     from expunge.operator.training import train_workload  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
     from unlearning.cached_runs import PHASE
@@ -391,14 +392,12 @@ def references(
     Methods aim at them, and with them an audit can decide on a few samples. They cost some trainings, once, before any request. An
     interrupted preparation continues. The reference models are not kept.
     """
-    from expunge.errors import CannotPrepare
     from expunge.operator.deployment import find_deployment
 
     deployment = find_deployment(data_dir)
 
     from expunge.operator.references import prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
-    from unlearning.audit.reference_test import LEAST_HELD_OUT
     from unlearning.training.references import PreparationCost
 
     plan = ReferencePlan(
@@ -442,6 +441,13 @@ def references(
         display.stop()
     if made is None:
         raise typer.Exit(1)
+    print_prepared(made, name)
+
+
+def print_prepared(made: "Prepared", name: str) -> None:
+    """Print what was registered for the model `name`, and if audits cannot decide by it, why."""
+    from unlearning.audit.reference_test import LEAST_HELD_OUT
+
     out.print(
         f"Registered reference predictions of {made.samples} samples for {name!r}. Its policy now begins with matching.",
         markup=False,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from expunge import client
@@ -189,13 +190,6 @@ def run_requests(
             approve_utility_drop=100.0,  # nobody is there to approve; the table shows what was lost
         )
 
-        def check_processes() -> None:
-            for queue in queues:
-                queue.check()
-            for child in running.children:
-                if child.process.poll() is not None:
-                    raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
-
         assert running.api_key is not None  # The data folder is new.
         with client.connect(running.url, running.api_key) as http, log_tails(running):
 
@@ -213,7 +207,7 @@ def run_requests(
                     method=method,
                     folder=folder,
                     display=display,
-                    check=check_processes,
+                    check=partial(check_processes, queues, running),
                 )
 
             first = request(forget.first, "ieu", retrained=trainings.retrained, without=forget.first)
@@ -223,6 +217,15 @@ def run_requests(
             preparation = preparing.result()
             second = request(forget.second, "auto", retrained=trainings.retrained_both, without=forget.both)
     return (first, second), preparation
+
+
+def check_processes(queues: Sequence[TrainingQueue], running: Stack) -> None:
+    """Raise DemoFailed if a training has failed or a part of the service has ended."""
+    for queue in queues:
+        queue.check()
+    for child in running.children:
+        if child.process.poll() is not None:
+            raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
 
 
 @contextmanager
