@@ -2,9 +2,9 @@
 
 import itertools
 import time
-from collections import Counter
-from collections.abc import Generator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.audit.comparison import (
+    Comparison,
     agreement,
     compare_with_retrained,
     jensen_shannon,
@@ -23,9 +24,17 @@ from unlearning.audit.comparison import (
 from unlearning.audit.controls import Difficulty
 from unlearning.audit.extraction import Extraction, measure_extraction, measure_knowledge
 from unlearning.audit.feature_attack import feature_attack, feature_readers
-from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
-from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet, sheet_of_texts
-from unlearning.audit.intervals import Floats
+from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Scope, Utility, limits
+from unlearning.audit.generation import (
+    Generated,
+    GenerationSets,
+    Sheet,
+    measure_generation,
+    prepare_generation,
+    sheet,
+    sheet_of_texts,
+)
+from unlearning.audit.intervals import Floats, Interval
 from unlearning.audit.measures import Measures, measures_of
 from unlearning.audit.membership import (
     Attack,
@@ -48,7 +57,7 @@ from unlearning.audit.reference_test import (
     signal_beside_margin,
     signals_by_reference,
 )
-from unlearning.audit.relearning import OriginalLosses, Relearning, relearn_delay, run_count
+from unlearning.audit.relearning import OriginalLosses, RelearnCase, Relearning, relearn_delay, run_count
 from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe_all, signals_of_probabilities
 from unlearning.audit.verdict import (
     Finding,
@@ -81,6 +90,62 @@ MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Case:
+    """What is audited, and how.
+
+    models: copies by name: "original", "unlearned", and "reference" if there is a retrained one. sets: what the audit looks at, by
+    name. forgotten_classes: (classes,) bool, or None without classes. references: of the sets, or None. generation: what a model
+    that generates is asked for, or None.
+    """
+
+    models: Mapping[str, nn.Module]
+    sets: Mapping[str, SampleSet]
+    objective: Objective
+    spec: AuditSpec
+    seed: int
+    pairing: Pairing
+    forgotten_classes: Tensor | None
+    references: AuditReferences | None
+    generation: GenerationSets | None
+
+    @property
+    def counted(self) -> dict[str, NDArray[np.bool_]]:
+        """Which samples are of no fully forgotten class (`_counted`)."""
+        return _counted(self.sets, self.forgotten_classes)
+
+    @property
+    def judged(self) -> dict[str, NDArray[np.int64]]:
+        """The samples that references are compared on (`_judged_samples`)."""
+        return _judged_samples(self.sets, counted=self.counted)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Observed:
+    """What was observed of one model. features: the attack on them. generated, shown: as `measure_generation` returns them."""
+
+    signals: SignalsBySet
+    measures: Measures
+    attacks: Mapping[str, Attack]
+    features: Attack | None
+    extraction: Extraction | None
+    generated: Generated | None
+    shown: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _ByReferences:
+    """What reference predictions show. tests: by model. others: tests of other signals, by attack. power: by size.
+
+    All are empty without references, and with too few held-out samples.
+    """
+
+    tests: Mapping[str, ReferenceTest] = field(default_factory=dict)
+    power: Mapping[int, float] = field(default_factory=dict)
+    others: Mapping[str, ReferenceTest] = field(default_factory=dict)
+    near: Nearness | None = None
+
+
 def audit(
     *,
     original: nn.Module,
@@ -108,244 +173,354 @@ def audit(
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
     set or a model that is frozen as a whole, and InvalidWorkload for targets that do not suit the objective.
     """
-    sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
-    for name, samples in sets.items():
-        if not len(samples):
-            raise MethodRefused(f"The {name} set is empty; an audit needs at least one sample in it.")
-        check_targets(samples, objective, name=name)
     given = {"original": original, "unlearned": unlearned} | ({} if reference is None else {"reference": reference})
-    if not any(p.requires_grad for p in original.parameters()):
-        raise MethodRefused(
-            "No parameter of the model requires a gradient, so nothing can be relearned; unfreeze some in `build`."
-        )
-    objective = divided(objective)
-    models = {name: audit_copy(model, forget) for name, model in given.items()}
+    sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     started = time.perf_counter()
-    asked = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
-    forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
-    sets["remain"], references = _drawn(remain, references, most=spec.remain_samples, seed=seed)
-    extracts, generates = objective.extraction is not None, asked is not None
-    total = (3 + extracts + generates) * len(models) + 1
-    signals: dict[str, SignalsBySet] = {}
-    measures: dict[str, Measures] = {}
-    attacks: dict[str, Mapping[str, Attack]] = {}
-    extraction: dict[str, Extraction] = {}
-    generation: dict[str, Generated] = {}
-    shown: dict[str, Tensor] = {}
-    probed: dict[str, Attack] = {}
-    by_reference: dict[str, Attack] = {}
-    pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
-    step = 0
-    for name, model in models.items():
-        readers = feature_readers(model, sets, pairing, objective=objective, spec=spec, seed=seed)
-        signals[name] = observe_all(model, sets, objective=objective, batch_size=spec.batch_size, readers=readers)
-        yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        measures[name] = measures_of(signals[name], spec=spec, seed=seed)
-        yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
-        probe = feature_attack(readers, signals[name], pairing, classes=objective.classes, spec=spec)
-        if probe is not None:
-            probed[name] = probe
-        yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        if asked is not None:
-            generation[name], shown[name] = measure_generation(model, asked)
-            yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        if extracts:
-            extraction[name] = _extracted(model, sets, objective=objective, spec=spec, seed=seed)
-            yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-    before, after = signals["original"], signals["unlearned"]
-    if extracts and (losses := _reference_losses(signals, references)) is not None:
-        by_reference = {
-            name: attack_by_reference(found, losses, pairing, spec=spec)
-            for name, found in signals.items()
-            if name != "reference" or references is not None
-        }
-    counted = _counted(sets, forgotten_classes)
-    membership = Membership(
-        original=_with_others(attacks["original"], probed, by_reference, model="original"),
-        unlearned=_with_others(attacks["unlearned"], probed, by_reference, model="unlearned"),
-        roc=_roc_curves(before, after, pairing),
-        losses=_histograms(before, after),
-        matched=pairing.matched,
-        unmatched=pairing.unmatched,
-        compared=len(pairing.forget),
-        margin=membership_margin(pairing, spec.thresholds),
-    )
-    if references is not None and objective.logits is not None:
-        references = references.with_gone_classes(in_classes(forget.targets, forgotten_classes).cpu().numpy())
+    case = _prepare(given, sets, objective=objective, spec=spec, seed=seed, references=references)
+    objective = case.objective
+    observed = yield from _observe_all(case)
+    before, after = observed["original"].signals, observed["unlearned"].signals
+    by_reference = _attacks_by_reference(case, observed)
+    membership = _membership(case, observed, by_reference)
     change = measure_change(
-        models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
+        case.models["original"], case.models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    judged = _judged_samples(sets, counted=counted)
-    testable, copied = (True, 0) if references is None else (references.testable, references.copied)
-    tests: dict[str, ReferenceTest] = {}
-    power: dict[int, float] = {}
-    others: dict[str, ReferenceTest] = {}
-    near = None
-    if references is not None and _has_reference_test(references, judged["held_out"]):
-        beside = {name: _beside_references(found, references, sets, judged=judged) for name, found in signals.items()}
-        tests, power = _reference_tests(beside, spec=spec, unit=objective.known_unit, seed=seed)
-        others = _tests_of_other_signals(
-            after,
-            references,
-            beside["unlearned"],
-            judged=judged,
-            objective=objective,
-            spec=spec,
-            margin=membership.margin,
-            seed=seed,
-        )
-        if testable:
-            near = _nearness(beside, spec=spec, unit=objective.known_unit, seed=seed)
+    found = _test_by_references(case, observed, margin=membership.margin)
     membership_seconds = time.perf_counter() - started
-    if not testable:
-        tests, others = {name: replace(test, samples=0, power=0.0, passed=None) for name, test in tests.items()}, {}
-    yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
+    total = _observation_count(case) + 1
+    auc = observed["unlearned"].attacks["loss"].auc.value
+    yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": auc})
 
     started = time.perf_counter()
-    checks: list[Finding] = [
-        *change_findings(change),
-        *membership_findings(
-            attacks["original"],
-            attacks["unlearned"],
-            reference=attacks.get("reference"),
-            margin=membership.margin,
-            decides=not tests,
-            comparable=pairing.comparable,
-        ),
-        *feature_findings(probed, margin=membership.margin),
-        *reference_findings(tests, power=power, thresholds=spec.thresholds),
-        *([] if references is None or tests else [no_reference_test(len(judged["held_out"]))]),
-        *nearness_findings(near),
-        *copies_findings(copied, of=len(forget) + (copied if testable else 0)),
-        *other_attack_findings(
-            attacks["unlearned"],
-            others if pairing.comparable else {},
-            retrained=attacks.get("reference"),
-            margin=membership.margin,
-        ),
-    ]
+    checks = [*change_findings(change), *_findings_of_answers(case, observed, found, margin=membership.margin)]
     relearnings: tuple[Relearning, ...] = ()
     if not (until_failed and any(check.deciding and check.passed is False for check in checks)):
-        relearnings = yield from _relearn_all(
-            models,
-            sets,
-            known=OriginalLosses(forget=before["forget"].loss, held_out=before["held_out"].loss),
-            objective=objective,
-            spec=spec,
-            seed=seed,
-            collapsed=change.collapsed,
-            difficulty=None
-            if references is None or not tests
-            else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
-        )
-    checks += [
-        *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests, decides=testable),
-        *extraction_findings(extraction),
-        *generation_findings(generation, classes=objective.classes),
-        *utility_findings(
-            (measures["original"].ra, measures["unlearned"].ra),
-            (
-                merit_of(before["test"], among=counted["test"], confidence=spec.confidence).scaled(100),
-                merit_of(after["test"], among=counted["test"], confidence=spec.confidence).scaled(100),
-            ),
-            merit=objective.utility,
-            whole_classes=not counted["test"].all(),
-            thresholds=spec.thresholds,
-        ),
-    ]
+        relearnings = yield from _relearn_all(case, observed, tested=bool(found.tests), collapsed=change.collapsed)
+    checks += _findings_of_behaviour(case, observed, relearnings, tested=bool(found.tests))
     reason = inconclusive_reason(
         checks,
-        tests=tests,
-        power=membership_power(pairing, spec.thresholds),
+        tests=found.tests,
+        power=membership_power(case.pairing, spec.thresholds),
         relearned=relearnings[0].samples if relearnings else 0,
         thresholds=spec.thresholds,
     )
-    verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds, reason=reason)
     return Findings(
         spec=spec,
         merit=objective.utility,
-        samples={name: len(samples) for name, samples in sets.items()},
-        measures=measures,
+        samples={name: len(samples) for name, samples in case.sets.items()},
+        measures={name: one.measures for name, one in observed.items()},
         membership=membership,
-        reference_tests=tests,
-        power_by_size=power,
+        reference_tests=found.tests,
+        power_by_size=found.power,
         relearnings=relearnings,
-        extraction=extraction,
-        generation=generation,
-        nearness=near,
-        privacy_leakage=_privacy_leakage(attacks) if extracts else {},
-        sheet=sheet_of_texts(models, forget, objective=objective) if asked is None else sheet(asked, shown),
+        extraction=_each(observed, "extraction"),
+        generation=_each(observed, "generated"),
+        nearness=found.near,
+        privacy_leakage=_privacy_leakage(observed) if objective.extraction else {},
+        sheet=_sheet(case, observed),
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
             agreement=agreement(before["held_out"], after["held_out"]),
             jensen_shannon=jensen_shannon(before["held_out"].probabilities, after["held_out"].probabilities),
-            drop=utility_drop(before, after, counted=counted, share=len(remain) / (len(remain) + len(forget))),
+            drop=utility_drop(before, after, counted=case.counted, share=len(remain) / (len(remain) + len(forget))),
         ),
         change=change,
-        comparison=compare_with_retrained(
-            after,
-            signals["reference"],
-            measures=measures["unlearned"].table,
-            reference_measures=measures["reference"].table,
-            models=(models["unlearned"], models["reference"]),
-        )
-        if "reference" in models
-        else None,
-        verdict=verdict,
+        comparison=_comparison(case, observed),
+        verdict=judge(checks, forgotten=len(forget), thresholds=spec.thresholds, reason=reason),
         limits=limits(
-            membership=membership,
-            pairing=pairing,
-            forget=len(forget),
-            spec=spec,
-            reference=reference is not None,
-            reference_test=bool(tests),
-            people=sum(count > 1 for count in Counter(forget.subjects or ()).values()),
-            pairs=tests["unlearned"].pairs if tests else 0,
-            erased_since=erased_since,
-            aimed=aimed,
-            compared=bool(tests) or (references is not None and bool(by_reference)),
-            frozen=frozen_share(original),
+            Scope(
+                forget=forget,
+                pairing=case.pairing,
+                thresholds=spec.thresholds,
+                retrained=reference is not None,
+                reference_test=found.tests.get("unlearned"),
+                erased_since=erased_since,
+                aimed=aimed,
+                compared=bool(found.tests) or (references is not None and bool(by_reference)),
+                frozen=frozen_share(original),
+            )
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
     )
 
 
-def _with_others(attacks: Mapping[str, Attack], *others: Mapping[str, Attack], model: str) -> dict[str, Attack]:
-    """Add to a model's attacks those that stand by themselves, by model, where both the original and the new model have them."""
-    added = (by_model[model] for by_model in others if {"original", "unlearned"} <= by_model.keys())
-    return {**attacks} | {attack.name: attack for attack in added}
-
-
-def _reference_losses(
-    signals: Mapping[str, SignalsBySet], references: AuditReferences | None
-) -> Mapping[str, Floats] | None:
-    """Return the losses of texts, nats, by set, of models that never saw them: the references', else the retrained model's."""
-    if references is not None:
-        return {name: -_unseen(rows) for name, rows in references.by_set.items()}
-    retrained = signals.get("reference")
-    return None if retrained is None else {name: found.loss for name, found in retrained.items()}
-
-
-def _privacy_leakage(attacks: Mapping[str, Mapping[str, Attack]], *, attack: str = "min_k") -> dict[str, float]:
-    """Compute PrivLeak of the original and the new model; empty without a retrained model, or the attack."""
-    aucs = {name: found[attack].auc.value for name, found in attacks.items() if attack in found}
-    retrained = aucs.pop("reference", None)
-    return {} if retrained is None else {name: privacy_leakage(value, retrained) for name, value in aucs.items()}
-
-
-def _beside_references(
-    signals: SignalsBySet,
-    references: AuditReferences,
+def _prepare(
+    models: Mapping[str, nn.Module],
     sets: Mapping[str, SampleSet],
     *,
-    judged: Mapping[str, NDArray[np.int64]],
-) -> dict[str, ReferenceSignals]:
-    """Put a model's margins beside those of the reference models, by set. judged: as of `_judged_samples`."""
+    objective: Objective,
+    spec: AuditSpec,
+    seed: int,
+    references: AuditReferences | None,
+) -> _Case:
+    """Check what is to be audited, copy the models, and draw the samples. Raises as `audit`."""
+    for name, samples in sets.items():
+        if not len(samples):
+            raise MethodRefused(f"The {name} set is empty; an audit needs at least one sample in it.")
+        check_targets(samples, objective, name=name)
+    if not any(p.requires_grad for p in models["original"].parameters()):
+        raise MethodRefused(
+            "No parameter of the model requires a gradient, so nothing can be relearned; unfreeze some in `build`."
+        )
+    forget, held_out = sets["forget"], sets["held_out"]
+    classes = fully_forgotten_classes(forget, sets["remain"], classes=objective.classes)
+    remain, references = _drawn(sets["remain"], references, most=spec.remain_samples, seed=seed)
+    if references is not None and objective.logits is not None:
+        references = references.with_gone_classes(in_classes(forget.targets, classes).cpu().numpy())
+    return _Case(
+        models={name: audit_copy(model, forget) for name, model in models.items()},
+        sets={**sets, "remain": remain},
+        objective=divided(objective),
+        spec=spec,
+        seed=seed,
+        pairing=pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed),
+        forgotten_classes=classes,
+        references=references,
+        generation=prepare_generation(sets, objective=objective, spec=spec, seed=seed),
+    )
+
+
+def _observation_count(case: _Case) -> int:
+    """Compute how often `_observe_all` yields."""
+    return len(case.models) * (3 + (case.generation is not None) + (case.objective.extraction is not None))
+
+
+def _observe_all(case: _Case) -> Generator[Progress, None, dict[str, _Observed]]:
+    """Observe each model, by name."""
+    number, total = itertools.count(1), _observation_count(case) + 1
+    observed: dict[str, _Observed] = {}
+    for name, model in case.models.items():
+        observed[name] = yield from map_progress(
+            _observe(case, model), lambda _: Progress(phase=MEMBERSHIP, step=next(number), total=total)
+        )
+    return observed
+
+
+def _observe(case: _Case, model: nn.Module) -> Generator[None, None, _Observed]:
+    """Compute a model's signals and what follows from them, and what it generates; yields after each part."""
+    sets, objective, spec, seed = case.sets, case.objective, case.spec, case.seed
+    readers = feature_readers(model, sets, case.pairing, objective=objective, spec=spec, seed=seed)
+    signals = observe_all(model, sets, objective=objective, batch_size=spec.batch_size, readers=readers)
+    yield
+    measures = measures_of(signals, spec=spec, seed=seed)
+    yield
+    attacks = evaluate_attacks(signals, case.pairing, spec=spec)
+    features = feature_attack(readers, signals, case.pairing, classes=objective.classes, spec=spec)
+    yield
+    generated, shown = (None, None) if case.generation is None else measure_generation(model, case.generation)
+    if generated is not None:
+        yield
+    extraction = None if objective.extraction is None else _extracted(case, model)
+    if extraction is not None:
+        yield
+    return _Observed(
+        signals=signals,
+        measures=measures,
+        attacks=attacks,
+        features=features,
+        extraction=extraction,
+        generated=generated,
+        shown=shown,
+    )
+
+
+def _extracted(case: _Case, model: nn.Module) -> Extraction:
+    """Measure what the model gives away of the forgotten and the held-out set, and what it knows of these and the remaining one."""
+
+    def measured(measure: Callable[..., Any], *names: str) -> Any:
+        return measure(
+            model,
+            {name: case.sets[name] for name in names},
+            objective=case.objective,
+            max_samples=case.spec.extraction_samples,
+            confidence=case.spec.confidence,
+            seed=case.seed,
+        )
+
+    found: Extraction = measured(measure_extraction, "forget", "held_out")
+    known: Mapping[str, Interval] = measured(measure_knowledge, "forget", "remain", "held_out")
+    if not {"forget", "held_out"} <= known.keys():
+        return found
+    return {name: {**found.get(name, {}), "knowledge": share} for name, share in known.items()}
+
+
+def _attacks_by_reference(case: _Case, observed: Mapping[str, _Observed]) -> dict[str, Attack]:
+    """Attack models of texts by the losses of models that never saw these, by model; empty where no such losses are known.
+
+    These are the losses of the references, else of the retrained model, which is then not attacked itself.
+    """
+    attacked = dict(observed)
+    if case.objective.extraction is None:
+        return {}
+    if case.references is not None:
+        losses = {name: -_unseen(rows) for name, rows in case.references.by_set.items()}
+    elif (retrained := attacked.pop("reference", None)) is not None:
+        losses = {name: found.loss for name, found in retrained.signals.items()}
+    else:
+        return {}
     return {
-        name: signals_by_reference(signals[name].margin, rows, subjects=sets[name].subjects).take(judged[name])
-        for name, rows in references.by_set.items()
+        name: attack_by_reference(one.signals, losses, case.pairing, spec=case.spec) for name, one in attacked.items()
     }
+
+
+def _each(observed: Mapping[str, _Observed], part: str) -> dict[str, Any]:
+    """Return a part of what was observed by model: of those that have it."""
+    found = {name: getattr(one, part) for name, one in observed.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _membership(case: _Case, observed: Mapping[str, _Observed], by_reference: Mapping[str, Attack]) -> Membership:
+    """Put the attacks together. Those that stand by themselves count where both the original and the new model have them."""
+    before, after = observed["original"], observed["unlearned"]
+    single = [each for each in (_each(observed, "features"), by_reference) if {"original", "unlearned"} <= each.keys()]
+
+    def attacks(model: str) -> dict[str, Attack]:
+        return {**observed[model].attacks} | {by_model[model].name: by_model[model] for by_model in single}
+
+    return Membership(
+        original=attacks("original"),
+        unlearned=attacks("unlearned"),
+        roc=_roc_curves(before.signals, after.signals, case.pairing),
+        losses=_histograms(before.signals, after.signals),
+        matched=case.pairing.matched,
+        unmatched=case.pairing.unmatched,
+        compared=len(case.pairing.forget),
+        margin=membership_margin(case.pairing, case.spec.thresholds),
+    )
+
+
+def _test_by_references(case: _Case, observed: Mapping[str, _Observed], *, margin: float) -> _ByReferences:
+    """Run the reference test on each model, and on the new one the tests of other signals and nearness.
+
+    Where near-copies of all samples remain, the tests decide nothing.
+    """
+    references, judged, spec = case.references, case.judged, case.spec
+    if references is None or not _has_reference_test(references, judged["held_out"]):
+        return _ByReferences()
+    beside = {
+        model: {
+            name: signals_by_reference(one.signals[name].margin, rows, subjects=case.sets[name].subjects).take(
+                judged[name]
+            )
+            for name, rows in references.by_set.items()
+        }
+        for model, one in observed.items()
+    }
+    unlearned, unit = beside["unlearned"], case.objective.known_unit
+    tests = {
+        model: replace(reference_test(**signals, thresholds=spec.thresholds, seed=case.seed), unit=unit)
+        for model, signals in beside.items()
+    }
+    power = power_by_size(
+        held_out=unlearned["held_out"], remain=unlearned["remain"], thresholds=spec.thresholds, seed=case.seed
+    )
+    if not references.testable:
+        nothing = {name: replace(test, samples=0, power=0.0, passed=None) for name, test in tests.items()}
+        return _ByReferences(tests=nothing, power=power)
+    near = nearness(
+        forget=unlearned["forget"],
+        original=beside["original"]["forget"].model,
+        held_out=unlearned["held_out"],
+        thresholds=spec.thresholds,
+        unit=unit,
+        seed=case.seed,
+    )
+    others = _tests_of_other_signals(case, observed["unlearned"].signals, references, beside=unlearned, margin=margin)
+    return _ByReferences(tests=tests, power=power, others=others, near=near)
+
+
+def _findings_of_answers(
+    case: _Case, observed: Mapping[str, _Observed], found: _ByReferences, *, margin: float
+) -> list[Finding]:
+    """Make the findings on what the models answer: by attacks, and by references."""
+    attacks, references = {name: one.attacks for name, one in observed.items()}, case.references
+    forgotten = len(case.sets["forget"])
+    findings = [
+        *membership_findings(
+            attacks["original"],
+            attacks["unlearned"],
+            reference=attacks.get("reference"),
+            margin=margin,
+            decides=not found.tests,
+            comparable=case.pairing.comparable,
+        ),
+        *feature_findings(_each(observed, "features"), margin=margin),
+    ]
+    if references is None:
+        return findings
+    if not found.tests:
+        findings.append(no_reference_test(len(case.judged["held_out"])))
+    return [
+        *findings,
+        *reference_findings(found.tests, power=found.power, thresholds=case.spec.thresholds),
+        *nearness_findings(found.near),
+        *copies_findings(references.copied, of=forgotten + (references.copied if references.testable else 0)),
+        *other_attack_findings(
+            attacks["unlearned"],
+            found.others if case.pairing.comparable else {},
+            retrained=attacks.get("reference"),
+            margin=margin,
+        ),
+    ]
+
+
+def _findings_of_behaviour(
+    case: _Case, observed: Mapping[str, _Observed], relearnings: Sequence[Relearning], *, tested: bool
+) -> list[Finding]:
+    """Make the findings on how the models relearn, what they give away and generate, and what they can still do.
+
+    tested: whether the reference test decides.
+    """
+    spec, merit, counted = case.spec, case.objective.utility, case.counted["test"]
+    before, after = (observed[name] for name in ("original", "unlearned"))
+    on_test = [
+        merit_of(one.signals["test"], among=counted, confidence=spec.confidence).scaled(100) for one in (before, after)
+    ]
+    return [
+        *relearn_findings(
+            relearnings,
+            thresholds=spec.thresholds,
+            must_pass=not tested,
+            decides=case.references is None or case.references.testable,
+        ),
+        *extraction_findings(_each(observed, "extraction")),
+        *generation_findings(_each(observed, "generated"), classes=case.objective.classes),
+        *utility_findings(
+            (before.measures.ra, after.measures.ra),
+            (on_test[0], on_test[1]),
+            merit=merit,
+            whole_classes=not counted.all(),
+            thresholds=spec.thresholds,
+        ),
+    ]
+
+
+def _comparison(case: _Case, observed: Mapping[str, _Observed]) -> Comparison | None:
+    """Compare with the retrained model; None without one."""
+    if "reference" not in observed:
+        return None
+    new, retrained = (observed[name] for name in ("unlearned", "reference"))
+    return compare_with_retrained(
+        new.signals,
+        retrained.signals,
+        measures=new.measures.table,
+        reference_measures=retrained.measures.table,
+        models=(case.models["unlearned"], case.models["reference"]),
+    )
+
+
+def _sheet(case: _Case, observed: Mapping[str, _Observed]) -> Sheet | None:
+    """Make the operator's sheet of what generating models write or draw; None for others."""
+    if case.generation is None:
+        return sheet_of_texts(case.models, case.sets["forget"], objective=case.objective)
+    return sheet(case.generation, _each(observed, "shown"))
+
+
+def _privacy_leakage(observed: Mapping[str, _Observed], *, attack: str = "min_k") -> dict[str, float]:
+    """Compute PrivLeak of the original and the new model; empty without a retrained model, or the attack."""
+    aucs = {name: one.attacks[attack].auc.value for name, one in observed.items() if attack in one.attacks}
+    retrained = aucs.pop("reference", None)
+    return {} if retrained is None else {name: privacy_leakage(value, retrained) for name, value in aucs.items()}
 
 
 def _drawn(
@@ -397,72 +572,36 @@ def _judged_samples(
     return places | {name: index for name, index in chosen.items() if len(index)}
 
 
-def _reference_tests(
-    by_model: Mapping[str, Mapping[str, ReferenceSignals]], *, spec: AuditSpec, unit: str, seed: int
-) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
-    """Run the reference test on each model, and compute its power by size. by_model: as of `_beside_references`."""
-    tests = {
-        model: replace(
-            reference_test(
-                forget=sets["forget"],
-                held_out=sets["held_out"],
-                remain=sets["remain"],
-                thresholds=spec.thresholds,
-                seed=seed,
-            ),
-            unit=unit,
-        )
-        for model, sets in by_model.items()
-    }
-    unlearned = by_model["unlearned"]
-    power = power_by_size(
-        held_out=unlearned["held_out"], remain=unlearned["remain"], thresholds=spec.thresholds, seed=seed
-    )
-    return tests, power
-
-
-def _nearness(
-    by_model: Mapping[str, Mapping[str, ReferenceSignals]], *, spec: AuditSpec, unit: str, seed: int
-) -> Nearness:
-    """Compare the new model's answers with the original's and the references'. by_model: as of `_beside_references`."""
-    return nearness(
-        forget=by_model["unlearned"]["forget"],
-        original=by_model["original"]["forget"].model,
-        held_out=by_model["unlearned"]["held_out"],
-        thresholds=spec.thresholds,
-        unit=unit,
-        seed=seed,
-    )
-
-
 def _tests_of_other_signals(
+    case: _Case,
     signals: SignalsBySet,
     references: AuditReferences,
-    beside: Mapping[str, ReferenceSignals],
     *,
-    judged: Mapping[str, NDArray[np.int64]],
-    objective: Objective,
-    spec: AuditSpec,
+    beside: Mapping[str, ReferenceSignals],
     margin: float,
-    seed: int,
 ) -> dict[str, ReferenceTest]:
     """Test each signal of the attacks that is no function of the reference test's own, by attack. beside: the model's margins.
 
     The level is shared among the signals (Bonferroni).
     """
-    names = signals["forget"].more
+    names, judged = signals["forget"].more, case.judged
     if not names:
         return {}
-    thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
-    unseen = None if objective.logits is None else _of_predictions(signals, references)
+    thresholds = case.spec.thresholds
+    thresholds = replace(thresholds, reference_level=thresholds.reference_level / len(names))
+    unseen = None if case.objective.logits is None else _of_predictions(signals, references)
+
+    def by_set(given: SignalsBySet, attack: str) -> dict[str, Floats]:
+        return {name: given[name].membership(attack)[judged[name]] for name in beside}
+
     found = {
         attack: signal_beside_margin(
-            {name: signals[name].membership(attack)[judged[name]] for name in beside},
+            by_set(signals, attack),
             beside,
-            unseen=None if unseen is None else {name: unseen[name].membership(attack)[judged[name]] for name in beside},
+            unseen=None if unseen is None else by_set(unseen, attack),
             thresholds=thresholds,
             margin=margin,
-            seed=seed,
+            seed=case.seed,
         )
         for attack in names
     }
@@ -477,71 +616,36 @@ def _of_predictions(signals: SignalsBySet, references: AuditReferences) -> Signa
     }
 
 
-def _extracted(
-    model: nn.Module, sets: Mapping[str, SampleSet], *, objective: Objective, spec: AuditSpec, seed: int
-) -> Extraction:
-    """Measure what the model gives away of the forgotten and the held-out set, and what it knows of these and the remaining one."""
-    confidence, most = spec.confidence, spec.extraction_samples
-    found = measure_extraction(
-        model,
-        {name: sets[name] for name in ("forget", "held_out")},
-        objective=objective,
-        max_samples=most,
-        confidence=confidence,
-        seed=seed,
-    )
-    known = measure_knowledge(
-        model,
-        {name: sets[name] for name in ("forget", "remain", "held_out")},
-        objective=objective,
-        max_samples=most,
-        confidence=confidence,
-        seed=seed,
-    )
-    if not {"forget", "held_out"} <= known.keys():
-        return found
-    return {name: {**found.get(name, {}), "knowledge": share} for name, share in known.items()}
-
-
 def _unseen(rows: References) -> Floats:
     return rows.unseen.double().cpu().numpy()
 
 
 def _relearn_all(
-    models: Mapping[str, nn.Module],
-    sets: Mapping[str, SampleSet],
-    *,
-    known: OriginalLosses,
-    objective: Objective,
-    spec: AuditSpec,
-    seed: int,
-    collapsed: bool,
-    difficulty: Difficulty | None,
+    case: _Case, observed: Mapping[str, _Observed], *, tested: bool, collapsed: bool
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
-    """Relearn with each relearner of the spec."""
-    relearnings: list[Relearning] = []
-    number = itertools.count(1)
-    total = sum(
-        run_count(spec, kind, forgotten=len(sets["forget"]), reference="reference" in models)
-        for kind in spec.relearners
+    """Relearn with each relearner of the spec. tested: whether the reference test decides; controls are then as hard as D_f."""
+    references, sets = case.references, case.sets
+    original = observed["original"].signals
+    given = RelearnCase(
+        models=case.models,
+        forget=sets["forget"],
+        held_out=sets["held_out"],
+        known=OriginalLosses(forget=original["forget"].loss, held_out=original["held_out"].loss),
+        objective=case.objective,
+        spec=case.spec,
+        seed=case.seed,
+        collapsed=collapsed,
+        difficulty=None
+        if references is None or not tested
+        else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
     )
-    for kind in spec.relearners:
-        running = relearn_delay(
-            original=models["original"],
-            unlearned=models["unlearned"],
-            reference=models.get("reference"),
-            forget=sets["forget"],
-            held_out=sets["held_out"],
-            known=known,
-            objective=objective,
-            spec=spec,
-            kind=kind,
-            seed=seed,
-            collapsed=collapsed,
-            difficulty=difficulty,
-        )
+    number, kinds = itertools.count(1), case.spec.relearners
+    total = sum(run_count(given, kind) for kind in kinds)
+    relearnings: list[Relearning] = []
+    for kind in kinds:
+        steps = relearn_delay(given, kind)
         relearnings.append(
-            (yield from map_progress(running, lambda _: Progress(phase=RELEARN, step=next(number), total=total)))
+            (yield from map_progress(steps, lambda _: Progress(phase=RELEARN, step=next(number), total=total)))
         )
     return tuple(relearnings)
 

@@ -1,6 +1,7 @@
 """The findings of an audit, as frozen values, and its limits: what it does not show."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
@@ -13,7 +14,8 @@ from unlearning.audit.reference_test import LEAST_PAIRS, LEAST_PEOPLE, Reference
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import LEAST_POWER, Verdict
 from unlearning.data.objectives import Merit
-from unlearning.specs.audit import AuditSpec
+from unlearning.data.samples import SampleSet
+from unlearning.specs.audit import AuditSpec, Thresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,98 +108,109 @@ class Findings:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def limits(
-    *,
-    membership: Membership,
-    pairing: Pairing,
-    forget: int,
-    spec: AuditSpec,
-    reference: bool = False,
-    reference_test: bool = False,
-    people: int = 0,
-    pairs: int = 0,
-    erased_since: int = 0,
-    aimed: bool = False,
-    compared: bool = False,
-    frozen: float = 0.0,
-) -> tuple[str, ...]:
-    """List the general limits of every audit, then those of this model and forget set.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scope:
+    """What an audit's limits depend on.
 
-    reference: whether it compared with a retrained model. reference_test: whether it had the reference test. people: those with
-    several forgotten samples. pairs: of one person's held-out samples, by which the reference test reckons with how much alike
-    these are; 0 if it does not. erased_since: how many samples were erased earlier on which the reference models were trained.
-    aimed, compared: whether the method aimed at what these predict, and whether the audit read it. frozen: the share of the model's
-    parameters that training leaves as they are.
+    retrained: whether it compared with a retrained model. reference_test: on the new model; None without it. erased_since: how many
+    samples were erased earlier on which the reference models were trained. aimed, compared: whether the method aimed at what these
+    predict, and whether the audit read it. frozen: the share of the model's parameters that training leaves as they are.
     """
-    results = [name for name, follows in (("the result", aimed), ("the audit", compared)) if follows]
+
+    forget: SampleSet
+    pairing: Pairing
+    thresholds: Thresholds
+    retrained: bool = False
+    reference_test: ReferenceTest | None = None
+    erased_since: int = 0
+    aimed: bool = False
+    compared: bool = False
+    frozen: float = 0.0
+
+
+def limits(scope: Scope) -> tuple[str, ...]:
+    """List the general limits of every audit, then those of this model and forget set."""
+    left_out = "reference models (LiRA, U-LiRA, RMIA)"
+    if scope.reference_test is not None:
+        left_out = "shadow models that unlearn by the same method (U-LiRA)"
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
         "attacks.",
-        "Attacks with shadow models that unlearn by the same method (U-LiRA) were not run. They judge each sample by itself and "
-        "can recognise samples that these attacks miss."
-        if reference_test
-        else "Attacks with reference models (LiRA, U-LiRA, RMIA) were not run. They judge each sample by itself and can recognise "
-        "samples that these attacks miss.",
+        f"Attacks with {left_out} were not run. They judge each sample by itself and can recognise samples that these attacks "
+        "miss.",
         "The figures describe the forgotten samples as a set. The samples of one person among them may still be "
         "recognisable.",
         "It covers this model version only, and no copies, backups, earlier versions, logs, or models trained on its outputs.",
         "The held-out set stands for data never seen. It must come from the same source as the training data.",
     ]
-    if reference:
+    if scope.retrained:
         found.append(
             "The operator states that the retrained model never saw the forgotten samples. The audit cannot check this."
         )
-    if erased_since and results:
-        found.append(
-            f"Reference models were trained on samples that were erased from this model later: {erased_since:,}. What they predict "
-            f"may follow these samples, and so may {' and '.join(results)}. The operator can prepare the references anew "
+    return (*found, *_limits_of_training(scope), *_limits_of_people(scope), *_limits_of_sizes(scope))
+
+
+def _limits_of_training(scope: Scope) -> Iterator[str]:
+    """Say what else the model, or the reference models, may have learned from."""
+    results = [name for name, follows in (("the result", scope.aimed), ("the audit", scope.compared)) if follows]
+    if scope.erased_since and results:
+        yield (
+            f"Reference models were trained on samples that were erased from this model later: {scope.erased_since:,}. What they "
+            f"predict may follow these samples, and so may {' and '.join(results)}. The operator can prepare the references anew "
             "(`expunge references`); then models that never saw the erased samples take their place."
         )
-    if frozen:
-        found.append(
-            f"Training leaves {max(1, round(100 * frozen))} % of the model's parameters as they are, and so did the method. If "
-            "they ever learned from the forgotten samples, they still know them, and the audit may not find it."
+    if scope.frozen:
+        yield (
+            f"Training leaves {max(1, round(100 * scope.frozen))} % of the model's parameters as they are, and so did the method. "
+            "If they ever learned from the forgotten samples, they still know them, and the audit may not find it."
         )
-    if people:
-        several = f"{people:,} people have" if people > 1 else "One person has"
-        if pairs:
-            roughly = (
-                f", but knows it only roughly, from {pairs:,} pairs of held-out samples" if pairs < LEAST_PAIRS else ""
-            )
-            who = f"The reference test reckons with how much alike these are{roughly}. Relearning and the attacks take them"
-        else:
-            who = "The tests take these"
-        why = (
-            f", because fewer than {LEAST_PEOPLE} people have several held-out samples"
-            if reference_test and not pairs
-            else ""
+
+
+def _limits_of_people(scope: Scope) -> Iterator[str]:
+    """Say which tests take the samples of one person for independent."""
+    people = sum(count > 1 for count in Counter(scope.forget.subjects or ()).values())
+    if not people:
+        return
+    several = f"{people:,} people have" if people > 1 else "One person has"
+    pairs = 0 if scope.reference_test is None else scope.reference_test.pairs
+    who, why = "The tests take these", ""
+    if pairs:
+        roughly = (
+            f", but knows it only roughly, from {pairs:,} pairs of held-out samples" if pairs < LEAST_PAIRS else ""
         )
-        found.append(
-            f"{several} several forgotten samples. {who} for independent of one another{why}. If what is particular to a person "
-            "moves all of that person's samples together, intervals are too narrow, and a model that never saw the samples fails "
-            "more often than stated."
+        who = f"The reference test reckons with how much alike these are{roughly}. Relearning and the attacks take them"
+    elif scope.reference_test is not None:
+        why = f", because fewer than {LEAST_PEOPLE} people have several held-out samples"
+    yield (
+        f"{several} several forgotten samples. {who} for independent of one another{why}. If what is particular to a person moves "
+        "all of that person's samples together, intervals are too narrow, and a model that never saw the samples fails more often "
+        "than stated."
+    )
+
+
+def _limits_of_sizes(scope: Scope) -> Iterator[str]:
+    """Say what so many samples can show."""
+    pairing, thresholds, forgotten = scope.pairing, scope.thresholds, f"With {len(scope.forget):,} forgotten samples"
+    width = auc_half_width(len(pairing.forget), pairing.effective, confidence=thresholds.confidence)
+    if width > thresholds.membership_margin:
+        yield (
+            f"{forgotten}, an AUC is known to within ± {width:.2f} at best. An effect within ± {thresholds.membership_margin:g} "
+            "can be neither shown nor excluded, whatever the method, retraining included."
         )
-    width = auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
-    if width > spec.thresholds.membership_margin:
-        found.append(
-            f"With {forget:,} forgotten samples, an AUC is known to within ± {width:.2f} at best. An effect within "
-            f"± {spec.thresholds.membership_margin:g} can be neither shown nor excluded, whatever the method, retraining included."
-        )
-    elif (power := membership_power(pairing, spec.thresholds)) < LEAST_POWER:
-        found.append(
-            f"With {forget:,} forgotten samples, membership attacks decide on a model that never saw them in at most "
-            f"{100 * power:.0f} % of audits, whatever the method, retraining included."
+    elif (power := membership_power(pairing, thresholds)) < LEAST_POWER:
+        yield (
+            f"{forgotten}, membership attacks decide on a model that never saw them in at most {100 * power:.0f} % of audits, "
+            "whatever the method, retraining included."
         )
     if pairing.effective < 1000:
-        found.append(
+        yield (
             f"There are {pairing.effective:.0f} comparable held-out samples. Rates at 1 % and 0.1 % false positives need 1,000 and "
             "10,000."
         )
-    if membership.matched:
-        found.append("Held-out samples were weighted to the class mix of the forget set.")
-    if membership.unmatched:
-        found.append(
-            f"{membership.unmatched:,} forgotten samples were left out of the membership attacks, because no held-out sample has "
+    if pairing.matched:
+        yield "Held-out samples were weighted to the class mix of the forget set."
+    if pairing.unmatched:
+        yield (
+            f"{pairing.unmatched:,} forgotten samples were left out of the membership attacks, because no held-out sample has "
             "their class."
         )
-    return tuple(found)

@@ -2,10 +2,11 @@
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -155,137 +156,118 @@ class OriginalLosses:
     held_out: Floats
 
 
-def relearn_delay(
-    *,
-    original: nn.Module,
-    unlearned: nn.Module,
-    reference: nn.Module | None,
-    forget: SampleSet,
-    held_out: SampleSet,
-    known: OriginalLosses,
-    objective: Objective,
-    spec: AuditSpec,
-    kind: str,
-    seed: int,
-    collapsed: bool = False,
-    difficulty: Difficulty | None = None,
-) -> Generator[None, None, Relearning]:
-    """Relearn with one relearner, yielding after each of `run_count` runs.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RelearnCase:
+    """What the relearners of an audit compare.
 
-    known: the original's losses of all samples. difficulty: with reference predictions the controls are held-out samples that are
-    as hard for models that never saw them as the forget samples are, so that odd samples are compared with odd ones.
+    models: by name: "original", "unlearned", and "reference" if there is a retrained one. known: the original's losses of all
+    samples. collapsed: whether the unlearned model has collapsed. difficulty: with reference predictions the controls are held-out
+    samples that are as hard for models that never saw them as the forget samples are, so that odd samples are compared with odd
+    ones.
+    """
+
+    models: Mapping[str, nn.Module]
+    forget: SampleSet
+    held_out: SampleSet
+    known: OriginalLosses
+    objective: Objective
+    spec: AuditSpec
+    seed: int
+    collapsed: bool = False
+    difficulty: Difficulty | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether so few samples are relearned that ranks among control sets decide (`AuditSpec.are_few`)."""
+        return self.spec.are_few(len(self.forget))
+
+    @property
+    def together(self) -> bool:
+        """Whether all ranks relearn together, as a sharded model needs; else they take turns, each on its own."""
+        return is_sharded(self.models["original"])
+
+
+class _Run(NamedTuple):
+    """A run: which model learns which set, "forget" or "held_out", by the number of its part or control set."""
+
+    model: str
+    side: str
+    number: int
+
+
+def relearn_delay(case: RelearnCase, kind: str) -> Generator[None, None, Relearning]:
+    """Relearn with one relearner, yielding after each of `run_count` runs.
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
-    D_v has none, unless `difficulty` tells which held-out samples are comparable. Few samples (`AuditSpec.are_few`) have many
-    control sets more, which are relearned only until it is clear whether the forget set is learned unusually fast. Ranks
-    relearn by turns, each on its own, but a sharded model together.
+    D_v has none, unless `difficulty` tells which held-out samples are comparable. Few samples have many control sets more, which
+    are relearned only until it is clear whether the forget set is learned unusually fast.
     """
-    together = is_sharded(original)
-    objective = objective if together else undivided(objective)
-    small, controls = spec.are_few(len(forget)), spec.controls(kind)
-    drawn = _draw_sets(
-        forget, held_out, classes=objective.classes, parts=spec.parts(kind, forgotten=len(forget)),
-        most=spec.relearn_samples, controls=MANY if small else controls, distinct=small, seed=seed, difficulty=difficulty,
-    )  # fmt: skip
-    forget_places, control_places = drawn.forget, drawn.controls
-    parts = len(forget_places)
-    known_loss = ranks.agreed(float(np.mean([known.forget[places].mean() for places in forget_places])))
-    control_losses = [float(known.held_out[places].mean()) for places in control_places]
-    median_control = control_places[int(np.argsort(control_losses)[len(control_losses) // 2])]
-    delta = spec.relearn_delta * (ranks.agreed(float(np.mean(control_losses))) - known_loss)
-    relearner = None
-    if delta > 0 and drawn.comparable and not collapsed and len(control_places) >= controls:
-        relearner = calibrate_relearner(
-            original, _select(held_out, median_control), objective=objective, kind=kind, target=known_loss + delta,
-            steps=spec.relearn_steps, limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
-        )  # fmt: skip
-    relearner = ranks.broadcast(relearner)
+    if not case.together:
+        case = replace(case, objective=undivided(case.objective))
+    spec, drawn = case.spec, _draw_sets(case, kind)
+    relearner, delta = _calibrated(case, kind, drawn)
     yield
-    used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
-
-    def run(
-        model: nn.Module, samples: SampleSet, places: Places, order: int, *, at_least: int = 0, limit: int = used.limit
-    ) -> Curve:
-        batch = _select(samples, places)
-        relearner = replace(used, limit=limit)
-        return relearn(
-            model, batch, objective=objective, relearner=relearner, seed=seed + order, at_least=at_least, every=_EVERY
-        )
-
-    turns = 1 if together else ranks.count()
-
-    def by_turns(runs: Sequence[Callable[[], Curve]]) -> list[Curve]:
-        return [runs[0]()] if together else ranks.by_turns(runs)
-
-    # The first relearner's curves are drawn in the report. The original's is flat: it knows the samples already.
-    at_least = spec.relearn_steps if kind == spec.relearners[0] else 0
-    plotted = partial(run, samples=forget, places=forget_places[0], order=0, at_least=at_least)
+    parts, controls = range(len(drawn.forget)), range(len(drawn.controls))[: spec.controls(kind)]
     runs = [
-        partial(plotted, original, at_least=min(at_least, _EVERY)),
-        partial(plotted, unlearned),
-        *(partial(run, unlearned, forget, places, order) for order, places in enumerate(forget_places) if order),
-        *(partial(run, unlearned, held_out, places, order) for order, places in enumerate(control_places[:controls])),
+        _Run("original", "forget", 0),
+        *(_Run("unlearned", "forget", number) for number in parts),
+        *(_Run("unlearned", "held_out", number) for number in controls),
+        *(_Run("reference", "forget", number) for number in parts if "reference" in case.models),
     ]
-    if reference is not None:
-        runs.append(partial(plotted, reference))
-        runs += [partial(run, reference, forget, places, order) for order, places in enumerate(forget_places) if order]
+    used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
     curves: list[Curve] = []
-    for start in range(0, len(runs), turns):
-        done = by_turns(runs[start : start + turns])
+    for done in _curves(case, drawn, used, runs):
         curves += done
         yield from repeat(None, len(done))
-    original_curve, forget_curves = curves[0], curves[1 : 1 + parts]
-    control_curves = curves[1 + parts :][: len(control_places[:controls])]
-    reference_curves = curves[1 + parts + len(control_curves) :]
-    delays, control_delays = ([curve.delay for curve in curves] for curves in (forget_curves, control_curves))
+
+    def of(model: str, side: str = "forget") -> list[Curve]:
+        return [curve for run, curve in zip(runs, curves, strict=True) if (run.model, run.side) == (model, side)]
+
+    original, forgotten, compared, retrained = (
+        of("original")[0],
+        of("unlearned"),
+        of("unlearned", "held_out"),
+        of("reference"),
+    )
     # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
     measured = (
         relearner is not None
-        and not any(curve.diverged for curve in (original_curve, *forget_curves, *control_curves))
-        and 3 * sum(curve.censored for curve in control_curves) <= len(control_curves)
+        and not any(curve.diverged for curve in (original, *forgotten, *compared))
+        and 3 * sum(curve.censored for curve in compared) <= len(compared)
     )
-    quick = QuickControls(typical_delay(forget_curves), least=spec.thresholds.relearn_ratio)
-    tested = small and relearner is not None
-    tested = tested and not any(curve.diverged for curve in (*forget_curves, *control_curves))
-    if small:
-        limit = min(used.limit, math.floor(quick.longest + 1e-9) + 1)
-        more = [
-            partial(run, unlearned, held_out, places, order, limit=limit)
-            for order, places in enumerate(control_places)
-            if order >= controls
-        ]
-        for delay in control_delays:
-            quick.add(delay)
-        tested = (yield from _count_quick(quick, more if tested else [], by_turns, turns=turns)) and tested
-        yield from repeat(None, MANY - quick.drawn)
-    overlaps = overlap(forget_places), overlap(control_places[:controls])
+    quick = QuickControls(typical_delay(forgotten), least=spec.thresholds.relearn_ratio)
+    ranked = False
+    if case.few:
+        usable = relearner is not None and not any(curve.diverged for curve in (*forgotten, *compared))
+        ranked = yield from _count_quick(quick, case, drawn, used, compared, usable=usable)
+    sets = drawn.forget, [drawn.controls[number] for number in controls]
     confidence = spec.thresholds.confidence
 
-    def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
-        return delay_ratio(to_controls, control_delays, overlaps=overlaps, confidence=confidence) if measured else None
+    def ratio(to_controls: Sequence[Curve], *, confidence: float = confidence) -> Interval | None:
+        delays, others = ([curve.delay for curve in side] for side in (to_controls, compared))
+        overlaps = overlap(sets[0]), overlap(sets[1])
+        return delay_ratio(delays, others, overlaps=overlaps, confidence=confidence) if measured else None
 
     return Relearning(
         kind=kind,
         relearner=relearner,
         delta=delta,
-        samples=len(np.unique(np.concatenate(forget_places))),
-        original=original_curve,
-        unlearned=tuple(forget_curves),
-        controls=tuple(control_curves),
-        references=tuple(reference_curves),
-        ratio=ratio(delays, confidence=confidence),
-        ratio_to_fail=ratio(delays, confidence=1 - (1 - confidence) / len(spec.relearners)),
-        original_ratio=ratio([original_curve.delay], confidence=confidence),
+        samples=len(np.unique(np.concatenate(drawn.forget))),
+        original=original,
+        unlearned=tuple(forgotten),
+        controls=tuple(compared),
+        references=tuple(retrained),
+        ratio=ratio(forgotten),
+        ratio_to_fail=ratio(forgotten, confidence=1 - (1 - confidence) / len(spec.relearners)),
+        original_ratio=ratio([original]),
         normalised=normalised_delay(
-            original=original_curve.delay,
-            unlearned=typical_delay(forget_curves),
-            reference=typical_delay(reference_curves),
+            original=original.delay, unlearned=typical_delay(forgotten), reference=typical_delay(retrained)
         )
-        if reference_curves
+        if retrained
         else None,
-        area=curve_area(original_curve, forget_curves[0]),
-        p_value=min(1.0, quick.p_value * len(spec.relearners)) if tested else None,
+        area=curve_area(original, forgotten[0]),
+        p_value=min(1.0, quick.p_value * len(spec.relearners)) if ranked else None,
         compared=quick.drawn,
     )
 
@@ -302,78 +284,123 @@ class _Sets:
     comparable: bool
 
 
-def _draw_sets(
-    forget: SampleSet,
-    held_out: SampleSet,
-    *,
-    classes: int | None,
-    parts: int,
-    most: int,
-    controls: int,
-    distinct: bool,
-    seed: int,
-    difficulty: Difficulty | None,
-) -> _Sets:
+def _draw_sets(case: RelearnCase, kind: str) -> _Sets:
     """Draw parts of the forget set and controls, of its classes or as hard.
 
-    most: samples of a set. distinct: no two controls are equal; otherwise they have as few samples in common as they can.
+    Of few samples no two controls are equal; otherwise controls have as few samples in common as they can.
     """
+    forget, held_out, spec, difficulty = case.forget, case.held_out, case.spec, case.difficulty
+    parts, wanted = spec.parts(kind, forgotten=len(forget)), MANY if case.few else spec.controls(kind)
     sizes: dict[int, int] = {}
-    most = min(most, len(forget) // parts)
-    if classes is not None:
+    most = min(spec.relearn_samples, len(forget) // parts)
+    if case.objective.classes is not None:
         labels = [samples.targets.cpu().numpy() for samples in (forget, held_out)]
         sizes = class_sizes(*labels, max_samples=most)
     count = sum(sizes.values()) or min(most, math.ceil(len(held_out) / 2))
-    of_forget, of_controls = (np.random.default_rng([seed, side]) for side in (0, 1))
+    of_forget, of_controls = (np.random.default_rng([case.seed, side]) for side in (0, 1))
 
     def draw_control() -> Places:
         if difficulty is None:
             return draw_by_class(held_out, sizes, of_controls, count=count)[0]
-        return draw_as_hard(difficulty, of_controls, count=count, nearest=MANY if distinct else NEAREST)
+        return draw_as_hard(difficulty, of_controls, count=count, nearest=MANY if case.few else NEAREST)
 
-    if distinct:
-        drawn = draw_distinct(draw_control, controls)
+    if case.few:
+        controls = draw_distinct(draw_control, wanted)
     elif difficulty is not None:
-        drawn = [draw_control() for _ in range(controls)]
+        controls = [draw_control() for _ in range(wanted)]
     else:
-        drawn = draw_by_class(held_out, sizes, of_controls, count=count, sets=controls)
+        controls = draw_by_class(held_out, sizes, of_controls, count=count, sets=wanted)
     return _Sets(
         forget=draw_by_class(forget, sizes, of_forget, count=count, sets=parts),
-        controls=drawn,
-        comparable=classes is None or bool(sizes) or difficulty is not None,
+        controls=controls,
+        comparable=case.objective.classes is None or bool(sizes) or difficulty is not None,
     )
+
+
+def _calibrated(case: RelearnCase, kind: str, drawn: _Sets) -> tuple[Relearner | None, float]:
+    """Calibrate the relearner on the original and the control set of median loss, and fix δ, nats; None if it cannot be."""
+    spec, known = case.spec, case.known
+    known_loss = ranks.agreed(float(np.mean([known.forget[places].mean() for places in drawn.forget])))
+    losses = [float(known.held_out[places].mean()) for places in drawn.controls]
+    delta = spec.relearn_delta * (ranks.agreed(float(np.mean(losses))) - known_loss)
+    relearner = None
+    if delta > 0 and drawn.comparable and not case.collapsed and len(drawn.controls) >= spec.controls(kind):
+        median = drawn.controls[int(np.argsort(losses)[len(losses) // 2])]
+        relearner = calibrate_relearner(
+            case.models["original"], _select(case.held_out, median), objective=case.objective, kind=kind,
+            target=known_loss + delta, steps=spec.relearn_steps, limit=spec.relearn_limit, batch_size=spec.relearn_batch,
+            seed=case.seed,
+        )  # fmt: skip
+    return ranks.broadcast(relearner), delta
+
+
+def _curves(
+    case: RelearnCase, drawn: _Sets, relearner: Relearner, runs: Sequence[_Run], *, limit: int | None = None
+) -> Iterator[list[Curve]]:
+    """Yield the curves of as many runs at a time as there are ranks, or of one run if they relearn together.
+
+    limit: of the steps, in place of T_max. The first relearner's curves of first parts are drawn in the report, and so have
+    `relearn_steps` at least; the original's is flat, because it knows the samples already.
+    """
+    places = {"forget": drawn.forget, "held_out": drawn.controls}
+    plotted = case.spec.relearn_steps if relearner.kind == case.spec.relearners[0] else 0
+
+    def curve(run: _Run) -> Curve:
+        at_least = plotted if run.side == "forget" and run.number == 0 else 0
+        return relearn(
+            case.models[run.model],
+            _select(case.forget if run.side == "forget" else case.held_out, places[run.side][run.number]),
+            objective=case.objective,
+            relearner=relearner if limit is None else replace(relearner, limit=limit),
+            seed=case.seed + run.number,
+            at_least=min(at_least, _EVERY) if run.model == "original" else at_least,
+            every=_EVERY,
+        )
+
+    turns = 1 if case.together else ranks.count()
+    for start in range(0, len(runs), turns):
+        acts = [partial(curve, run) for run in runs[start : start + turns]]
+        yield [acts[0]()] if case.together else ranks.by_turns(acts)
 
 
 def _count_quick(
     quick: QuickControls,
-    runs: Sequence[Callable[[], Curve]],
-    by_turns: Callable[[Sequence[Callable[[], Curve]]], list[Curve]],
+    case: RelearnCase,
+    drawn: _Sets,
+    relearner: Relearner,
+    curves: Sequence[Curve],
     *,
-    turns: int,
+    usable: bool,
 ) -> Generator[None, None, bool]:
-    """Relearn further control sets, `turns` at a time, until it is settled how many are quick; yields after each of them.
+    """Count how many control sets are quick, relearning further ones until that is settled.
 
-    Returns False if one diverged.
+    curves: of the control sets that are relearned already; yields once for each other one of `MANY`. Returns whether the count can
+    be used: False if it was not `usable` to begin with, or if a further run diverged.
     """
-    left = list(runs)
-    while left and not quick.settled:
-        done, left = by_turns(left[:turns]), left[turns:]
-        for curve in done:
-            quick.add(curve.delay)
-        yield from repeat(None, len(done))
-        if any(curve.diverged for curve in done):
-            return False
-    return True
+    for curve in curves:
+        quick.add(curve.delay)
+    more = [_Run("unlearned", "held_out", number) for number in range(len(curves), len(drawn.controls))]
+    limit = min(relearner.limit, math.floor(quick.longest + 1e-9) + 1)
+    if usable and not quick.settled:
+        for done in _curves(case, drawn, relearner, more, limit=limit):
+            for curve in done:
+                quick.add(curve.delay)
+            yield from repeat(None, len(done))
+            usable = not any(curve.diverged for curve in done)
+            if quick.settled or not usable:
+                break
+    yield from repeat(None, MANY - quick.drawn)
+    return usable
 
 
 def _select(samples: SampleSet, places: Places) -> Batch:
     return samples.select(torch.from_numpy(places))
 
 
-def run_count(spec: AuditSpec, kind: str, *, forgotten: int, reference: bool = False) -> int:
-    """Compute how often `relearn_delay` yields. reference: whether it relearns a retrained model too."""
-    parts = spec.parts(kind, forgotten=forgotten)
-    return 2 + parts * (1 + reference) + (MANY if spec.are_few(forgotten) else spec.controls(kind))
+def run_count(case: RelearnCase, kind: str) -> int:
+    """Compute how often `relearn_delay` yields."""
+    parts = case.spec.parts(kind, forgotten=len(case.forget))
+    return 2 + parts * (1 + ("reference" in case.models)) + (MANY if case.few else case.spec.controls(kind))
 
 
 def relearn(
@@ -397,62 +424,35 @@ def relearn(
     straight line to the target at T_max. A loss that rose tells nothing yet: it may do so in the first steps at any useful rate,
     because what the first batches teach contradicts the others.
     """
-    copied = copy_network(model).eval()
-    batch = batch.map_inputs(input_layout(copied))
-    parameters = list(trainable(copied).values())
-    start = [p.detach().clone() for p in parameters]
-    optimiser = _optimiser(relearner, parameters)
-    whole = batch.size <= relearner.batch_size
-    every = 1 if whole else every
-    seen_losses: list[Tensor] = []
-
-    def losses_of(part: Batch) -> Tensor:
-        with torch.enable_grad(), differentiable_kernels(copied):
-            return objective.losses(copied, part)
-
-    def measure() -> float:
-        if not whole:
-            return mean_loss(copied, batch, objective)
-        seen_losses[:] = [losses_of(batch)]
-        return float(seen_losses[0].detach().double().mean())
-
-    def step(index: Tensor) -> None:
-        found = seen_losses.pop() if whole else losses_of(batch.take(index))
-        optimiser.zero_grad(set_to_none=True)
-        with differentiable_kernels(copied):
-            found.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimiser.step()
-
-    losses = {0: measure()}
-    delay = 0 if losses[0] <= relearner.target else None
-    travelled, finite = 0.0, math.isfinite(losses[0])
+    learner = _Learner(model, batch, objective, relearner)
+    every = 1 if learner.whole else every
+    losses = {0: learner.loss()}
+    delay, travelled, finite = 0 if losses[0] <= relearner.target else None, 0.0, math.isfinite(losses[0])
     order = list(_order(batch.size, relearner.batch_size, relearner.limit, seed))
-    seen, taken, saved = 0, 0, _saved(parameters, optimiser, every)
+    looked, taken = 0, 0
+    learner.save(every)
     while taken < len(order) and (delay is None or taken < at_least):
-        step(order[taken])
+        learner.step(order[taken])
         taken += 1
-        if taken < min(seen + every, len(order)):
+        if taken < min(looked + every, len(order)):
             continue
-        value = measure()
-        if taken > seen + 1 and delay is None and not value > relearner.target:
-            _restore(saved, parameters, optimiser)
-            every, taken = 1, seen
+        value = learner.loss()
+        if taken > looked + 1 and delay is None and not value > relearner.target:
+            learner.restore()
+            every, taken = 1, looked
             continue
         if not math.isfinite(value):
             finite = False
             break
         losses[taken] = value
         if delay is None and value <= relearner.target:
-            delay = taken
-            travelled = _distance(start, parameters)
-        seen, saved = taken, _saved(parameters, optimiser, every)
-        if may_give_up and delay is None and taken >= _TRIAL:
-            whole_way = losses[0] - relearner.target
-            way, rise = (losses[0] - value) / whole_way, (max(losses.values()) - losses[0]) / whole_way
-            if rise < _RISE and 2 * way * len(order) < taken:
-                break
+            delay, travelled = taken, learner.travelled()
+        looked = taken
+        learner.save(every)
+        if may_give_up and delay is None and taken >= _TRIAL and _hopeless(losses, relearner.target, len(order)):
+            break
     if delay is None:
-        travelled = _distance(start, parameters)
+        travelled = learner.travelled()
     return Curve(
         losses=tuple(x for x in losses.values() if math.isfinite(x)),
         steps=tuple(number for number, x in losses.items() if math.isfinite(x)),
@@ -463,20 +463,63 @@ def relearn(
     )
 
 
-_Saved = tuple[list[Tensor], dict[str, object]] | None
+def _hopeless(losses: dict[int, float], target: float, steps: int) -> bool:
+    """Return whether the loss has not risen, and come less than half as far as on a line to the target after so many steps."""
+    first, (taken, latest) = losses[0], max(losses.items())
+    rise, way = ((max(losses.values()) - first) / (first - target), (first - latest) / (first - target))
+    return rise < _RISE and 2 * way * steps < taken
 
 
-def _saved(parameters: list[Tensor], optimiser: torch.optim.Optimizer, every: int) -> _Saved:
-    """Copy what a step changes; None if no step will be taken again."""
-    return None if every == 1 else ([p.detach().clone() for p in parameters], copy.deepcopy(optimiser.state_dict()))
+class _Learner:
+    """A copy of a model that learns a batch. whole: whether the batch is one step's."""
 
+    def __init__(self, model: nn.Module, batch: Batch, objective: Objective, relearner: Relearner) -> None:
+        self._model, self._objective = copy_network(model).eval(), objective
+        self._batch, self.whole = batch.map_inputs(input_layout(self._model)), batch.size <= relearner.batch_size
+        self._parameters = list(trainable(self._model).values())
+        self._start = [p.detach().clone() for p in self._parameters]
+        optimiser = torch.optim.Adam if relearner.kind == "adam" else torch.optim.SGD
+        self._optimiser = optimiser(self._parameters, lr=relearner.learning_rate)
+        self._looked_at: Tensor | None = None  # the losses of a whole batch, of which the next step is taken
+        self._saved: tuple[list[Tensor], dict[str, Any]] | None = None
 
-@torch.no_grad()
-def _restore(saved: _Saved, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
-    if saved is not None:
-        for parameter, value in zip(parameters, saved[0], strict=True):
+    def loss(self) -> float:
+        """Compute the mean loss, nats."""
+        if not self.whole:
+            return mean_loss(self._model, self._batch, self._objective)
+        self._looked_at = self._losses(self._batch)
+        return float(self._looked_at.detach().double().mean())
+
+    def step(self, index: Tensor) -> None:
+        """Take a step on the samples at `index`, (k,)."""
+        found = self._losses(self._batch.take(index)) if self._looked_at is None else self._looked_at
+        self._looked_at = None
+        self._optimiser.zero_grad(set_to_none=True)
+        with differentiable_kernels(self._model):
+            found.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._optimiser.step()
+
+    def save(self, every: int) -> None:
+        """Copy what a step changes, unless no step will be taken again, because there is a look after each."""
+        weights = [p.detach().clone() for p in self._parameters] if every > 1 else []
+        self._saved = (weights, copy.deepcopy(self._optimiser.state_dict())) if every > 1 else None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to what was saved."""
+        assert self._saved is not None
+        for parameter, value in zip(self._parameters, self._saved[0], strict=True):
             parameter.copy_(value)
-        optimiser.load_state_dict(saved[1])
+        self._optimiser.load_state_dict(self._saved[1])
+
+    def travelled(self) -> float:
+        """Compute ‖θ − θ_0‖."""
+        pairs = zip(self._start, self._parameters, strict=True)
+        return math.sqrt(sum(float(gathered(p.detach() - s).double().pow(2).sum()) for s, p in pairs))
+
+    def _losses(self, part: Batch) -> Tensor:
+        with torch.enable_grad(), differentiable_kernels(self._model):
+            return self._objective.losses(self._model, part)
 
 
 def calibrate_relearner(
@@ -578,12 +621,6 @@ def curve_area(first: Curve, second: Curve) -> float:
     return float((of_second - of_first).mean())
 
 
-def _optimiser(relearner: Relearner, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    if relearner.kind == "adam":
-        return torch.optim.Adam(parameters, lr=relearner.learning_rate)
-    return torch.optim.SGD(parameters, lr=relearner.learning_rate)
-
-
 def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     done = 0
@@ -593,8 +630,3 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
                 return
             done += 1
             yield index
-
-
-def _distance(start: list[Tensor], parameters: list[Tensor]) -> float:
-    pairs = zip(start, parameters, strict=True)
-    return math.sqrt(sum(float(gathered(p.detach() - s).double().pow(2).sum()) for s, p in pairs))

@@ -1,7 +1,6 @@
 import copy
 import json
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import nn
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, SMALL, World, trained
 from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
-from unlearning.audit.findings import Findings, limits
+from unlearning.audit.findings import Findings, Scope, limits
 from unlearning.audit.measures import measure
 from unlearning.audit.membership import pair_sets
 from unlearning.audit.reference_test import LEAST_HELD_OUT
@@ -413,9 +412,15 @@ def test_a_report_names_erased_samples_only_for_what_may_follow_them(
     small: World, aimed: bool, compared: bool, said: str | None
 ) -> None:
     pairing = pair_sets(small.sets["forget"], small.sets["held_out"], objective=OBJECTIVE, spec=SMALL, seed=0)
-    membership = SimpleNamespace(matched=False, unmatched=0)
-    about = {"forget": 30, "spec": SMALL, "erased_since": 20, "aimed": aimed, "compared": compared}
-    found = [limit for limit in limits(membership=membership, pairing=pairing, **about) if "erased" in limit]
+    scope = Scope(
+        forget=small.sets["forget"],
+        pairing=pairing,
+        thresholds=SMALL.thresholds,
+        erased_since=20,
+        aimed=aimed,
+        compared=compared,
+    )
+    found = [limit for limit in limits(scope) if "erased" in limit]
     assert len(found) == (said is not None)
     assert all(said is not None and said in limit for limit in found)
 

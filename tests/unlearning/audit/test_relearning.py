@@ -14,6 +14,7 @@ from unlearning.audit.controls import MANY, Difficulty, draw_by_class, overlap
 from unlearning.audit.relearning import (
     Curve,
     OriginalLosses,
+    RelearnCase,
     Relearner,
     Relearning,
     calibrate_relearner,
@@ -135,10 +136,27 @@ def test_frozen_parameters_are_not_relearned(world: World) -> None:
     assert 0 < part.travelled < whole.travelled
 
 
-def losses_of_original(world: World, forget: SampleSet, held_out: SampleSet) -> OriginalLosses:
+def case_of(
+    world: World,
+    unlearned: str,
+    forget: SampleSet,
+    held_out: SampleSet,
+    *,
+    spec: AuditSpec,
+    difficulty: Difficulty | None,
+) -> RelearnCase:
     model = audit_copy(world.models["original"], forget)
     losses = (observe(model, samples, objective=OBJECTIVE).loss for samples in (forget, held_out))
-    return OriginalLosses(**dict(zip(("forget", "held_out"), losses, strict=True)))
+    return RelearnCase(
+        models={"original": world.models["original"], "unlearned": world.models[unlearned]},
+        forget=forget,
+        held_out=held_out,
+        known=OriginalLosses(**dict(zip(("forget", "held_out"), losses, strict=True))),
+        objective=OBJECTIVE,
+        spec=spec,
+        seed=0,
+        difficulty=difficulty,
+    )
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -150,21 +168,9 @@ def test_a_forget_set_of_whose_classes_no_held_out_sample_is_has_controls_only_b
     forget = forget.take((forget.targets == 3).nonzero().flatten())
     held_out = held_out.take((held_out.targets != 3).nonzero().flatten())
     difficulty = Difficulty(forget=np.zeros(len(forget)), held_out=np.zeros(len(held_out))) if known else None
-    found = run_to_completion(
-        relearn_delay(
-            original=world.models["original"],
-            unlearned=world.models["retrained"],
-            reference=None,
-            forget=forget,
-            held_out=held_out,
-            known=losses_of_original(world, forget, held_out),
-            objective=OBJECTIVE,
-            spec=AuditSpec(relearn_steps=8, relearn_controls=3, thresholds=Thresholds(relearn_least=1)),
-            kind="sgd",
-            seed=0,
-            difficulty=difficulty,
-        )
-    )
+    spec = AuditSpec(relearn_steps=8, relearn_controls=3, thresholds=Thresholds(relearn_least=1))
+    given = case_of(world, "retrained", forget, held_out, spec=spec, difficulty=difficulty)
+    found = run_to_completion(relearn_delay(given, "sgd"))
 
     assert found.samples == len(forget)
     assert (found.relearner is not None) is known
@@ -359,11 +365,11 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
         }
     )
     for name, model in {"original": given.model, "retrained": retrained}.items():
-        steps = relearn_delay(
-            original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=held_out,
-            known=known, objective=small.OBJECTIVE, spec=spec, kind=kind, seed=0,
+        case = RelearnCase(
+            models={"original": given.model, "unlearned": model, "reference": retrained}, forget=given.forget,
+            held_out=held_out, known=known, objective=small.OBJECTIVE, spec=spec, seed=0,
         )  # fmt: skip
-        found[name] = run_to_completion(steps)
+        found[name] = run_to_completion(relearn_delay(case, kind))
 
     original, retrained = found["original"], found["retrained"]
     assert original.unlearned[0].delay == original.original.delay == 0
@@ -392,11 +398,8 @@ def test_few_samples_are_compared_with_many_control_sets_until_it_is_clear(world
     difficulty = Difficulty(forget=-np.ones(count), held_out=np.where(hard, -1.0, 1.0))
     spec = AuditSpec(relearners=("sgd",), relearn_controls=3)
     steps, found = 0, None
-    running = relearn_delay(
-        original=world.models["original"], unlearned=world.models[case], reference=None, forget=forget, held_out=held_out,
-        known=losses_of_original(world, forget, held_out), objective=OBJECTIVE, spec=spec, kind="sgd", seed=0,
-        difficulty=difficulty,
-    )  # fmt: skip
+    given = case_of(world, case, forget, held_out, spec=spec, difficulty=difficulty)
+    running = relearn_delay(given, "sgd")
     while found is None:
         try:
             next(running)
@@ -404,7 +407,7 @@ def test_few_samples_are_compared_with_many_control_sets_until_it_is_clear(world
         except StopIteration as ended:
             found = ended.value
     assert isinstance(found, Relearning)
-    assert steps == run_count(spec, "sgd", forgotten=count)
+    assert steps == run_count(given, "sgd")
     assert found.p_value is not None
     if case == "original":
         assert (found.compared, found.p_value <= 0.05) == (MANY, True)
