@@ -35,9 +35,12 @@ SPLITS = ("train", "held_out", "test")
 def build() -> nn.Module:
     """Build the model that is fine-tuned: the base model with its weights, and on it the adapter, if there is to be one.
 
-    Raises InvalidWorkload where the folder holds no safetensors: a pickled file may run any code when it is read.
+    Raises InvalidWorkload for a rank that is none, and where the folder holds no safetensors: a pickled file may run any code when
+    it is read.
     """
-    folder = _folder()
+    folder, rank = _folder(), os.environ.get("EXPUNGE_LM_LORA")
+    if rank is not None and not (rank.isascii() and rank.isdigit() and int(rank)):
+        raise InvalidWorkload(f"EXPUNGE_LM_LORA is {rank!r}; it must be the rank of the adapter, 1 or more, or unset.")
     if not any(folder.glob("*.safetensors")):
         raise InvalidWorkload(
             f"{folder} has no *.safetensors file. Expunge loads no pickled weights (*.bin): load them once where you trust them, "
@@ -46,12 +49,11 @@ def build() -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     base: nn.Module = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    if "EXPUNGE_LM_LORA" not in os.environ:
+    if rank is None:
         return base
     from peft import LoraConfig, get_peft_model
 
-    rank = int(os.environ["EXPUNGE_LM_LORA"])
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=int(rank), lora_alpha=2 * int(rank), target_modules="all-linear", task_type="CAUSAL_LM")
     adapted: nn.Module = get_peft_model(base, lora)
     return adapted
 

@@ -109,8 +109,8 @@ def _convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return a context that computes in bf16 if `precision` is "bfloat16", or if it is "auto" and the hardware gains from bf16.
 
-    "auto" uses bf16 on CUDA devices that support it and on CPUs with instructions for it (AMX, AVX-512 BF16). Other CPUs emulate
-    bf16, which is slower than float32. Weights are converted anew in each forward pass: a copy that autocast keeps would be out of
+    "auto" uses bf16 on CUDA devices and CPUs with instructions for it (Ampere and later; AMX, AVX-512 BF16). Others emulate bf16,
+    which is slower than float32. Weights are converted anew in each forward pass: a copy that autocast keeps would be out of
     date once an optimiser has moved them, and without a gradient if the first pass needed none.
     """
     if precision == "float32" or (precision == "auto" and not _gains_from_bfloat16(device)):
@@ -136,5 +136,5 @@ def in_float32(function: Callable[P, T]) -> Callable[P, T]:
 
 def _gains_from_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

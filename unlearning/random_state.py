@@ -1,4 +1,4 @@
-"""Run a generator's steps under a random state of their own, so that the process's random state does not change.
+"""Draw from a random state of one's own, so that the process's random state does not change.
 
 The random state is torch's, NumPy's and Python's: weights, dropout and augmentation draw from any of them.
 """
@@ -21,10 +21,24 @@ def isolated(steps: Steps, *, seed: int, state: State | None = None) -> Steps:
 
     `state` includes the random state in training checkpoints.
     """
-    own = _RandomState(_seeded(seed))
+    with seeded(seed):
+        own = _RandomState(_state())
     if state is not None:
         state.random = own
     return each_step_in(steps, own.switched_in)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a random state of its own, seeded by `seed`, within the context."""
+    outer = _state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        _restore(outer)
 
 
 def random_values() -> dict[str, Any]:
@@ -81,22 +95,13 @@ def _state() -> _State:
 
 def _restore(state: _State) -> None:
     torch.set_rng_state(state.cpu)
-    if state.cuda:
-        torch.cuda.set_rng_state_all(state.cuda)
+    # A checkpoint may come from a machine with more GPUs.
+    for number, device_state in zip(range(torch.cuda.device_count()), state.cuda, strict=False):
+        torch.cuda.set_rng_state(device_state, number)
     if state.python is not None:
         random.setstate(state.python)
     if state.numpy is not None:
         np.random.set_state(state.numpy)
-
-
-def _seeded(seed: int) -> _State:
-    outer = _state()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    inner = _state()
-    _restore(outer)
-    return inner
 
 
 def _to_values(state: _State) -> dict[str, Any]:

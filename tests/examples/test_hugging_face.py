@@ -199,3 +199,12 @@ def test_what_is_not_set_is_named(name: str, bare_folder: Path, monkeypatch: pyt
     monkeypatch.delenv(name)
     with pytest.raises(InvalidWorkload, match=name):
         hugging_face.workload()
+
+
+@pytest.mark.parametrize("rank", ["", "0", "-4", "eight"])
+def test_a_rank_that_is_none_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    monkeypatch.setenv("EXPUNGE_LM_FOLDER", str(tmp_path))
+    monkeypatch.setenv("EXPUNGE_LM_LORA", rank)
+
+    with pytest.raises(InvalidWorkload, match="EXPUNGE_LM_LORA"):
+        hugging_face.build()

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -127,6 +128,13 @@ def test_bf16_is_used_where_it_was_asked_for_and_nowhere_else() -> None:
         assert product().dtype == torch.bfloat16
     with autocast(CPU, "float32"):
         assert product().dtype == torch.float32
+
+
+def test_a_gpu_that_only_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+    with autocast(torch.device("cuda"), "auto"):
+        assert not torch.is_autocast_enabled("cuda")
 
 
 def test_what_is_measured_is_computed_in_float32_within_bf16() -> None:

@@ -1,7 +1,11 @@
+import random
+
+import numpy as np
+import pytest
 import torch
 
 from tests.unlearning.small import samples
-from unlearning.random_state import isolated
+from unlearning.random_state import isolated, random_values, restore_random, seeded
 from unlearning.steps import Outcome, Progress, Steps, run_to_completion
 
 OUTCOME = Outcome(steps=3, stopped_because="completed")
@@ -72,3 +76,33 @@ def test_two_runs_in_turn_do_not_disturb_each_other() -> None:
 
     assert first == drawn(1)
     assert second == drawn(2)
+
+
+def test_a_seed_of_its_own_is_that_of_all_three_libraries_and_the_callers_numbers_go_on() -> None:
+    def numbers() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    before = random_values()
+    expected = numbers()
+    restore_random(before)
+    with seeded(5):
+        first = numbers()
+    with seeded(5):
+        again = numbers()
+
+    assert first == again
+    assert all(one != other for one, other in zip(first, expected, strict=True))
+    assert numbers() == expected
+
+
+def test_a_random_state_from_a_machine_with_more_gpus_is_restored_on_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restored: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for module in (torch.cuda, torch.cuda.random):
+        monkeypatch.setattr(module, "set_rng_state", lambda state, device: restored.append(device))
+
+    restore_random(random_values() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 3})
+
+    assert restored == [0]

@@ -20,6 +20,7 @@ from unlearning.data.objectives.prediction import Generation
 from unlearning.data.samples import SampleSet
 from unlearning.errors import UnsupportedWorkload
 from unlearning.networks import device_of
+from unlearning.random_state import seeded
 from unlearning.specs.audit import AuditSpec
 from unlearning.stopping.criterion import fully_forgotten_classes
 
@@ -276,7 +277,8 @@ def train_classifier(generation: Generation, sets: Sequence[SampleSet], *, class
     """
     device = sets[0].device
     if generation.classifier is not None:
-        model = generation.classifier().to(device).eval()
+        with seeded(seed):  # which building draws from
+            model = generation.classifier().to(device).eval()
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
         if not layers:
             raise UnsupportedWorkload(
@@ -287,8 +289,7 @@ def train_classifier(generation: Generation, sets: Sequence[SampleSet], *, class
     parts = [_read(generation, samples, generator) for samples in sets]
     images, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     steps = int(np.clip(_EPOCHS * len(images) / _BATCH, *_STEPS))
-    with torch.random.fork_rng(), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.enable_grad():
         model = _small_classifier(tuple(images.shape[1:]), classes).to(device)
         optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
         for _ in range(steps):

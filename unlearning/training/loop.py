@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unlearning import ranks
 from unlearning.data.batches import Batch, sent
@@ -15,11 +16,10 @@ from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.hardware import autocast, in_float32
 from unlearning.networks import differentiable_kernels, take_frozen
-from unlearning.random_state import isolated
-from unlearning.specs.training import Recipe
+from unlearning.random_state import isolated, seeded
+from unlearning.specs.training import Augmentation, Recipe
 from unlearning.state import Epochs, State
 from unlearning.steps import Figures, Outcome, Progress, Steps, run_to_completion
-from unlearning.training.augmentation import augmented
 from unlearning.training.own import own_steps
 from unlearning.training.private import private_steps
 from unlearning.training.readiness import readiness_loss, revocable_split
@@ -47,8 +47,7 @@ def fresh(build: Callable[[], nn.Module], *, seed: int, original: nn.Module | No
 
     original: what training does not move, such as a frozen pretrained backbone, is taken from it (`take_frozen`).
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = build()
     return network if original is None else take_frozen(network, original)
 
@@ -130,9 +129,8 @@ def _whole_steps(
                 model, samples, recipe, recipe.privacy, objective=undivided(objective), seed=seed, state=state
             )
         )
-    objective = divided(objective)
+    objective, device = divided(objective), samples.device
     generator = torch.Generator().manual_seed(seed)
-    device = samples.device
     batches = Epochs(samples, recipe.batch_size, recipe.epochs, generator)
     total = batches.total
     optimiser = torch.optim.SGD(
@@ -149,36 +147,18 @@ def _whole_steps(
     if augmentation is not None:
         _check_images(samples)
         state.register(augmentation=variation)
-    readiness = recipe.readiness
-    split = None
-    if readiness:
-        if not samples.random_access:
-            raise MethodRefused(
-                "Ready2Unlearn draws simulated requests at random, and the training set is a stream. Train without it "
-                "(`expunge train --plain`), or write the stream to files and use StoredSet.of."
-            )
-        split = revocable_split(samples, share=readiness.revocable_share, seed=seed, unit=readiness.unit)
+    prepare = _preparation(model, samples, recipe, objective=objective, seed=seed, total=total, generator=generator)
     weights = _sample_weights(samples, recipe, seed=seed)
-    first_meta_step = round(readiness.warm_up * total) if readiness else total
     state.register(model=model, optimiser=optimiser, schedule=schedule, batches=batches, generator=generator)
     model.train()
     try:
         for batch in batches:
-            step = batches.taken - 1
             if augmentation is not None:
                 batch = Batch(augmented(batch.inputs, augmentation, variation), batch.targets)
             with autocast(device, recipe.precision), differentiable_kernels(model):
                 losses = objective.for_step().losses(compiled if batch.size == recipe.batch_size else model, batch)
                 loss = losses.mean() if weights is None else (weights[sent(batches.index, device)] * losses).mean()
-                if readiness and split and step >= first_meta_step and step % readiness.every == 0:
-                    loss = loss + readiness_loss(
-                        model,
-                        readiness,
-                        objective=objective,
-                        split=split,
-                        batch_size=recipe.batch_size,
-                        generator=generator,
-                    )
+                loss = prepare(loss, batches.taken - 1)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
             optimiser.step()
             optimiser.zero_grad()
@@ -187,6 +167,59 @@ def _whole_steps(
     finally:
         model.eval()
     return Outcome(steps=batches.taken, stopped_because="completed")
+
+
+def _preparation(
+    model: nn.Module,
+    samples: SampleSet,
+    recipe: Recipe,
+    *,
+    objective: Objective,
+    seed: int,
+    total: int,
+    generator: torch.Generator,
+) -> Callable[[Tensor, int], Tensor]:
+    """Return what adds Ready2Unlearn's terms to the loss of a step, from 0, if the recipe has them. Raises MethodRefused."""
+    readiness = recipe.readiness
+    if readiness is None:
+        return lambda loss, step: loss
+    if not samples.random_access:
+        raise MethodRefused(
+            "Ready2Unlearn draws simulated requests at random, and the training set is a stream. Train without it "
+            "(`expunge train --plain`), or write the stream to files and use StoredSet.of."
+        )
+    split = revocable_split(samples, share=readiness.revocable_share, seed=seed, unit=readiness.unit)
+    first = round(readiness.warm_up * total)
+
+    def prepare(loss: Tensor, step: int) -> Tensor:
+        if step < first or step % readiness.every:
+            return loss
+        return loss + readiness_loss(
+            model, readiness, objective=objective, split=split, batch_size=recipe.batch_size, generator=generator
+        )
+
+    return prepare
+
+
+@torch.no_grad()
+def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return a batch of images (n, c, h, w), each cropped and mirrored by chance, in the memory format of the given ones.
+
+    generator: on the images' device.
+    """
+    n, _, height, width = images.shape
+    device, layout = images.device, torch.contiguous_format
+    if not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    if spec.padding:
+        padded = functional.pad(images, (spec.padding,) * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        top, left = torch.randint(2 * spec.padding + 1, (2, n), generator=generator, device=device)
+        images = windows[torch.arange(n, device=device), :, top, left]
+    if spec.mirror:
+        mirrored = torch.rand(n, generator=generator, device=device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    return images.contiguous(memory_format=layout)
 
 
 def _check_images(samples: SampleSet) -> None:

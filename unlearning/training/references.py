@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
+from unlearning.data.batches import Batch
 from unlearning.data.near_copies import components, group_copies
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, answers
 from unlearning.data.objectives.prediction import weighted_mean
 from unlearning.data.references import References, WholeClasses
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import InvalidSpec, ReferencesUnusable
-from unlearning.hardware import batched_answers, in_float32, inference_batches
+from unlearning.hardware import in_float32, inference_batches
 from unlearning.networks import frozen_tensors
 from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
@@ -179,27 +180,22 @@ def fold_recipe(recipe: Recipe | OwnTraining, plan: ReferencePlan) -> Recipe | O
 def _train_without_fold(
     workload: Workload, pool: SampleSet, folds: Sequence[NDArray[np.int64]], plan: ReferencePlan, seed: int, number: int
 ) -> Generator[Progress, None, Arrays]:
-    """Train reference model `number`; return `signal`, `seen` and `losses`, (n,), and as `probabilities` predictions, (n, k)."""
+    """Train reference model `number`; return `signal` and `seen`, (n,), which the audit reads.
+
+    Of a method round also `losses`, (n,), and as `probabilities` predictions, (n, k), at which methods aim.
+    """
     round_, left_out = divmod(number, plan.folds)
     seen = folds[round_] != left_out
-    model = place(fresh(workload.build, seed=_seed(seed, round_, left_out)), workload.sharded, pool.device)
+    own_seed, recipe = _seed(seed, round_, left_out), fold_recipe(workload.training, plan)
+    model = place(fresh(workload.build, seed=own_seed), workload.sharded, pool.device)
     part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
-    steps = train(
-        model,
-        part,
-        fold_recipe(workload.training, plan),
-        objective=workload.objective,
-        seed=_seed(seed, round_, left_out),
-    )
-    yield from steps
+    yield from train(model, part, recipe, objective=workload.objective, seed=own_seed)
     signal, predictions, losses = sample_signals(model.eval(), pool, workload.objective)
     _check_finite(signal)
-    return {
-        "signal": signal.numpy(),
-        "seen": seen,
-        "losses": losses.numpy(),
-        "probabilities": predictions.to(_stored(workload.objective)).numpy(),
-    }
+    found = {"signal": signal.numpy(), "seen": seen}
+    if round_ >= plan.rounds:
+        return found
+    return found | {"losses": losses.numpy(), "probabilities": predictions.to(_stored(workload.objective)).numpy()}
 
 
 def _train_without_class(
@@ -261,20 +257,26 @@ def _class_folder(own: Path, left_out: int) -> Path:
 def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
     """Compute each sample's signal (n,), predictions (n, j) and loss (n,) in nats, on the CPU; j is 0 without outputs.
 
-    Predictions are in the type in which they are stored, where the model is asked for them (`Objective.recorded`). The signal is
+    Outputs are read a batch at a time: those of a whole training set may not fit the device. Predictions are in the type in which
+    they are stored, where the model is asked for them (`Objective.recorded`). The signal is
     `Objective.known`: with classes the margin φ = z_y − logsumexp_{k≠y} z_k, without outputs minus the loss.
     """
-    found = batched_answers(objective, model, samples)
+    rows = [_batch_signals(model, batch, objective) for batch in inference_batches(model, samples)]
+    signal, predictions, losses = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return signal, predictions, losses
+
+
+@torch.no_grad()
+def _batch_signals(model: nn.Module, batch: Batch, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    found, predicts = answers(objective, model, batch), objective.predicts
     losses = found.losses.float().cpu()
-    predicts = objective.predicts
     if predicts is None or found.outputs is None:
-        return -losses, torch.empty(len(samples), 0), losses
+        return -losses, torch.empty(batch.size, 0), losses
     outputs, targets = found.outputs.double().cpu(), found.targets.cpu()
     signal = predicts.known(outputs, targets).float()
     if objective.recorded is None:
         return signal, predicts.predictions(outputs).float(), losses
-    kept = [objective.recorded(model, batch.inputs) for batch in inference_batches(model, samples)]
-    return signal, torch.cat([part.to("cpu", predicts.stored) for part in kept]), losses
+    return signal, objective.recorded(model, batch.inputs).to("cpu", predicts.stored), losses
 
 
 def _stored(objective: Objective) -> torch.dtype:
@@ -321,7 +323,7 @@ def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, fo
 
     Except for the plan's classes: each has a folder of its own in there, and no other model depends on them.
     """
-    parts, network = (workload.train, workload.held_out), workload.build()
+    parts, network = (workload.train, workload.held_out), fresh(workload.build, seed=seed)
     frozen = frozen_tensors(network)
     what = {
         "workload": workload.name,

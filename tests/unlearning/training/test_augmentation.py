@@ -14,8 +14,7 @@ from unlearning.errors import InvalidSpec, UnsupportedWorkload
 from unlearning.specs.training import DPSGD, Augmentation, Recipe
 from unlearning.state import State
 from unlearning.steps import run_to_completion
-from unlearning.training.augmentation import augmented
-from unlearning.training.loop import fit, fresh, train_steps
+from unlearning.training.loop import augmented, fit, fresh, train_steps
 
 IMAGES = torch.randn(64, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 SAMPLES = SampleSet(ids=tuple(map(str, range(64))), inputs=IMAGES, targets=torch.arange(64) % 3)

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -112,6 +113,22 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     assert same(one, again)
     assert not same(one, other)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_that_numpy_draws_depend_on_the_seed_alone_too() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(2, 2)
+        layer.weight.data = torch.from_numpy(np.random.rand(2, 2))
+        return layer
+
+    np.random.seed(3)
+    expected = np.random.rand()
+    np.random.seed(3)
+    one, again, other = (state(fresh(build, seed=seed)) for seed in (1, 1, 2))
+
+    assert same(one, again)
+    assert not same(one, other)
+    assert np.random.rand() == expected
 
 
 def test_reweighting_with_the_full_weight_is_plain_training() -> None:

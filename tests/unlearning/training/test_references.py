@@ -8,6 +8,7 @@ import torch
 
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
+from unlearning.data.objectives.class_prediction import class_prediction
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
@@ -19,9 +20,11 @@ from unlearning.training.references import (
     estimate_cost,
     fold_of,
     fold_recipe,
+    preparation_folder,
     prepare_references,
     sample_signals,
     subject_groups,
+    train_reference_models,
 )
 
 PLAN = ReferencePlan(rounds=1, audit_rounds=2)
@@ -204,3 +207,41 @@ def test_the_signal_is_the_margin() -> None:
     assert signal.tolist() == pytest.approx([2 - np.log(3), 1 - np.log(2 + np.exp(3))], abs=1e-5)
     assert torch.allclose(probabilities, logits.softmax(-1))
     assert torch.allclose(losses, -logits.log_softmax(-1)[[0, 1], [0, 1]])
+
+
+def test_the_signals_of_many_samples_are_read_a_batch_at_a_time() -> None:
+    """The outputs of a whole training set need not fit memory: no step sees those of more samples than a pass does."""
+    sizes: list[int] = []
+    given = class_prediction(4)
+
+    def predictions(outputs: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(outputs))
+        return given.predictions(outputs)
+
+    objective = dataclasses.replace(OBJECTIVE, prediction=dataclasses.replace(given, predictions=predictions))
+    model, pool = plain().eval(), samples(150, seed=1)
+    _, found, _ = sample_signals(model, pool, objective)
+
+    assert sizes == [64, 64, 22]
+    assert torch.allclose(found, sample_signals(model, pool, OBJECTIVE)[1])
+
+
+def test_models_of_the_audits_rounds_leave_nothing_that_a_method_could_aim_at(tmp_path: Path) -> None:
+    models, _ = run_to_completion(train_reference_models(workload(), PLAN, seed=0, folder=tmp_path))
+
+    method, audit = models[: PLAN.rounds * PLAN.folds], models[PLAN.rounds * PLAN.folds :]
+    assert all({"probabilities", "losses"} <= model.keys() for model in method)
+    assert all(model.keys() == {"signal", "seen"} for model in audit)
+
+
+def test_a_preparation_finds_its_folder_again_if_building_draws_what_is_frozen(tmp_path: Path) -> None:
+    def build() -> torch.nn.Module:
+        model = plain()
+        next(model.parameters()).requires_grad_(False)
+        return model
+
+    given, before = dataclasses.replace(workload(), build=build), torch.get_rng_state()
+    first, again = (preparation_folder(given, PLAN, seed=0, folder=tmp_path) for _ in range(2))
+
+    assert first == again
+    assert torch.equal(torch.get_rng_state(), before)

@@ -19,6 +19,7 @@ from unlearning import ranks
 from unlearning.data.objectives import Answers
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
+from unlearning.random_state import seeded
 from unlearning.task import Task
 
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -136,8 +137,7 @@ def _train(
     mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-3)
     labels = torch.cat([torch.ones(len(used[0])), torch.zeros(len(used[1]))]).to(x.device)
     balance = torch.cat([torch.full((len(part),), 0.5 / len(part)) for part in used]).to(x.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = _perceptron(x.shape[-1], widths).to(x.device)
     optimiser = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=1e-3, fused=True)
     x = (x - mean) / scale
