@@ -6,11 +6,11 @@ that one of them does not suit would fail late, after hours. The dry run takes s
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import nn
@@ -26,25 +26,37 @@ from unlearning.gradients import Parameters, descend, flat_gradient, forward_wit
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import check_needs, unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
+from unlearning.random_state import seeded
 from unlearning.sharding import blocks_of
 from unlearning.specs import CT, IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.training import Recipe
+from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task
-from unlearning.training.loop import fresh
+from unlearning.training.loop import fresh, train
+from unlearning.training.own import check_model, state_of
+from unlearning.training.run import TrainingRun
 from unlearning.training.slices import SliceCheckpoint
-from unlearning.training.trainer_check import TrainerCheck, check_trainer
 
 _FORGOTTEN, _OTHERS = 10, 40
 """Samples of the forget set, and of each other set."""
 
 _STEPS = 2
-"""Steps that each method takes."""
+"""Steps that each method takes, and reports after which the owner's training function is asked to stop."""
 
 _PATIENCE = 60.0
 """Seconds for which the owner's training function may report nothing."""
+
+_SILENT = (
+    "It reports nothing: its progress cannot be shown, its jobs cannot be cancelled, and one that takes longer than "
+    "EXPUNGE_STALL_UNLEARN_SECONDS counts as stalled. Call `run.report` in each step."
+)
+_BY_CHANCE = (
+    "Two trainings by the same seed gave different weights. Draw everything by `run.seed`; otherwise an interrupted training does "
+    "not end in the weights of one that was not."
+)
 
 _AUDIT = AuditSpec(
     replicates=100,
@@ -101,7 +113,7 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
             found.append(Fault(step=step, error=error, advice=advice))
         return error is None
 
-    with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
+    with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, seeded(seed):
         scenes: list[_Scene] = []
         if not passes(
             "data", lambda: scenes.append(_prepare(workload, model, folder=Path(folder), seed=seed)), _SAME_DATA
@@ -290,21 +302,58 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
 
 
 def _trainer(scene: _Scene) -> list[Fault]:
-    """Try the owner's training function, if there is one; return notes."""
+    """Try the owner's training function, if there is one; return notes on what works, but less well than it could.
+
+    It trains twice by the same seed, and once more from a checkpoint if it has kept one.
+    """
     training = scene.workload.training
     if not isinstance(training, OwnTraining):
         return []
-    notes = check_trainer(
-        TrainerCheck(
-            training=dataclasses.replace(training, patience=_PATIENCE),
-            build=lambda: fresh(scene.workload.build, seed=scene.seed, original=scene.model).to(scene.remain.device),
-            samples=scene.remain,
-            objective=scene.workload.objective,
-            folder=scene.folder,
-            seed=scene.seed,
-        )
-    )
+    first, again = (_train_by_owner(scene, training, resumed={}) for _ in range(2))
+    if first.checkpoint:
+        _train_by_owner(scene, training, resumed=first.checkpoint)
+    notes = [] if first.reported else [_SILENT]
+    if any(not torch.equal(tensor, again.weights[name]) for name, tensor in first.weights.items()):
+        notes.append(_BY_CHANCE)
     return [Fault(step="trainer", error=TrainerFault(text), advice="", only_note=True) for text in notes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Trained:
+    """What a trial of the owner's function left. reported: whether it reported. checkpoint: the last it kept, or empty."""
+
+    weights: dict[str, torch.Tensor]
+    reported: bool
+    checkpoint: Mapping[str, Any]
+
+
+def _train_by_owner(scene: _Scene, training: OwnTraining, *, resumed: Mapping[str, Any]) -> _Trained:
+    """Train a new model for `_STEPS` reports. Raises what the function raises, and what `check_model` and `own_steps` do."""
+    runs: list[TrainingRun] = []
+    stop = False
+
+    def observed(model: nn.Module, data: SampleSet, run: TrainingRun) -> object:
+        runs.append(run)
+        return training.trainer(model, data, run)
+
+    model = fresh(scene.workload.build, seed=scene.seed, original=scene.model).to(scene.remain.device)
+    state = State(resumed, should_stop=lambda: stop)
+    before, saved = state_of(model), dict[str, Any]()
+    observing = dataclasses.replace(training, trainer=observed, patience=_PATIENCE)
+    objective, seed = scene.workload.objective, scene.seed
+    steps = train(model, scene.remain, observing, objective=objective, seed=seed, state=state)
+    try:
+        for _ in range(_STEPS):
+            if next(steps, None) is None:
+                break
+            if state.step:
+                saved = load_training_checkpoint(*save_training_checkpoint(state.snapshot(), scene.folder))
+        stop = True
+        next(steps, None)
+    finally:
+        steps.close()
+    check_model(model, before, finished=False)
+    return _Trained(weights=model.state_dict(), reported=runs[0].step > 0, checkpoint=saved)
 
 
 def _task(scene: _Scene, spec: Method) -> Task:

@@ -73,16 +73,13 @@ def run_to_completion(steps: Generator[A, None, T], on_progress: Callable[[A], o
 
     on_progress: called with what each step yields. What it raises ends the run; the generator is closed in any case.
     """
-    try:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            on_progress(progress)
-    finally:
-        steps.close()
+    running = map_progress(steps, on_progress)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def map_progress(steps: Generator[A, None, T], convert: Callable[[A], B]) -> Generator[B, None, T]:

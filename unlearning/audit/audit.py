@@ -88,6 +88,8 @@ from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""
+_BINS = 40
+"""Of a histogram of losses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,8 +97,8 @@ class _Case:
     """What is audited, and how.
 
     models: copies by name: "original", "unlearned", and "reference" if there is a retrained one. sets: what the audit looks at, by
-    name. forgotten_classes: (classes,) bool, or None without classes. references: of the sets, or None. generation: what a model
-    that generates is asked for, or None.
+    name. counted, judged: as of `_counted` and `_judged_samples`. references: of the sets, or None. generation: what a model that
+    generates is asked for, or None.
     """
 
     models: Mapping[str, nn.Module]
@@ -105,19 +107,10 @@ class _Case:
     spec: AuditSpec
     seed: int
     pairing: Pairing
-    forgotten_classes: Tensor | None
+    counted: Mapping[str, NDArray[np.bool_]]
+    judged: Mapping[str, NDArray[np.int64]]
     references: AuditReferences | None
     generation: GenerationSets | None
-
-    @property
-    def counted(self) -> dict[str, NDArray[np.bool_]]:
-        """Which samples are of no fully forgotten class (`_counted`)."""
-        return _counted(self.sets, self.forgotten_classes)
-
-    @property
-    def judged(self) -> dict[str, NDArray[np.int64]]:
-        """The samples that references are compared on (`_judged_samples`)."""
-        return _judged_samples(self.sets, counted=self.counted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -264,19 +257,23 @@ def _prepare(
         )
     forget, held_out = sets["forget"], sets["held_out"]
     classes = fully_forgotten_classes(forget, sets["remain"], classes=objective.classes)
+    generation = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
     remain, references = _drawn(sets["remain"], references, most=spec.remain_samples, seed=seed)
+    drawn = {**sets, "remain": remain}
+    counted = _counted(drawn, classes)
     if references is not None and objective.logits is not None:
         references = references.with_gone_classes(in_classes(forget.targets, classes).cpu().numpy())
     return _Case(
         models={name: audit_copy(model, forget) for name, model in models.items()},
-        sets={**sets, "remain": remain},
+        sets=drawn,
         objective=divided(objective),
         spec=spec,
         seed=seed,
         pairing=pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed),
-        forgotten_classes=classes,
+        counted=counted,
+        judged=_judged_samples(drawn, counted=counted),
         references=references,
-        generation=prepare_generation(sets, objective=objective, spec=spec, seed=seed),
+        generation=generation,
     )
 
 
@@ -516,9 +513,9 @@ def _sheet(case: _Case, observed: Mapping[str, _Observed]) -> Sheet | None:
     return sheet(case.generation, _each(observed, "shown"))
 
 
-def _privacy_leakage(observed: Mapping[str, _Observed], *, attack: str = "min_k") -> dict[str, float]:
-    """Compute PrivLeak of the original and the new model; empty without a retrained model, or the attack."""
-    aucs = {name: one.attacks[attack].auc.value for name, one in observed.items() if attack in one.attacks}
+def _privacy_leakage(observed: Mapping[str, _Observed]) -> dict[str, float]:
+    """Compute PrivLeak by Min-K% of the original and the new model; empty without a retrained model, or the attack."""
+    aucs = {name: one.attacks["min_k"].auc.value for name, one in observed.items() if "min_k" in one.attacks}
     retrained = aucs.pop("reference", None)
     return {} if retrained is None else {name: privacy_leakage(value, retrained) for name, value in aucs.items()}
 
@@ -650,14 +647,14 @@ def _relearn_all(
     return tuple(relearnings)
 
 
-def _histograms(before: SignalsBySet, after: SignalsBySet, *, bins: int = 40) -> Histograms:
+def _histograms(before: SignalsBySet, after: SignalsBySet) -> Histograms:
     """Compute the loss histograms of the forget, held-out and remaining sets, before and after, over common bins.
 
     The last bin holds everything beyond the 99th percentile, so that a few large losses do not squeeze the rest into one bar.
     """
     names = ("forget", "held_out", "remain")
     largest = max(float(np.quantile(signals[name].loss, 0.99)) for signals in (before, after) for name in names)
-    edges = np.linspace(0.0, largest or 1.0, bins + 1)
+    edges = np.linspace(0.0, largest or 1.0, _BINS + 1)
 
     def densities(signals: SignalsBySet) -> dict[str, tuple[float, ...]]:
         clipped = {name: signals[name].loss.clip(0, edges[-1]) for name in names}
@@ -666,10 +663,9 @@ def _histograms(before: SignalsBySet, after: SignalsBySet, *, bins: int = 40) ->
     return Histograms(bins=tuple(edges.tolist()), original=densities(before), unlearned=densities(after))
 
 
-def _roc_curves(before: SignalsBySet, after: SignalsBySet, pairing: Pairing, *, attack: str = "loss") -> Roc:
-    """Compute the ROC curve of one attack before and after."""
+def _roc_curves(before: SignalsBySet, after: SignalsBySet, pairing: Pairing) -> Roc:
+    """Compute the ROC curve of the attack by loss before and after."""
     original, unlearned = (
-        roc_curve(signals["forget"].membership(attack), signals["held_out"].membership(attack), pairing)
-        for signals in (before, after)
+        roc_curve(-signals["forget"].loss, -signals["held_out"].loss, pairing) for signals in (before, after)
     )
-    return Roc(attack=attack, original=original, unlearned=unlearned)
+    return Roc(attack="loss", original=original, unlearned=unlearned)

@@ -1,13 +1,12 @@
 """Extraction: how much of the forgotten samples a generating model gives away, beside samples that it never saw."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from unlearning.audit.intervals import Floats, Interval, student, wilson
+from unlearning.audit.intervals import Floats, Interval, mean_of, wilson
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
@@ -89,8 +88,6 @@ def _mean(shares: Floats, *, confidence: float) -> Interval:
 
     It is Student's. Where all shares are equal, their spread tells nothing: then it is Wilson's, of hits and misses.
     """
-    mean, n = float(shares.mean()), len(shares)
     if float(np.ptp(shares)) < 1e-9:
-        return wilson(n * mean, n, confidence=confidence)
-    half = student(confidence, n - 1) * float(shares.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+        return wilson(len(shares) * float(shares.mean()), len(shares), confidence=confidence)
+    return mean_of(shares, confidence=confidence)

@@ -90,8 +90,7 @@ def feature_attack(
         asked["held_out"],
         pairing,
         threshold=member_threshold(_unfitted(features, targets, classes=classes), margins["test"]),
-        confidence=spec.confidence,
-        deciding=spec.thresholds.confidence,
+        spec=spec,
     )
 
 

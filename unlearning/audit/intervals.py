@@ -61,6 +61,13 @@ def student(confidence: float, degrees: int) -> float:
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
+def mean_of(values: Floats, *, confidence: float, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Compute the mean of values, (n,), with Student's interval, both within `bounds`; one value alone says nothing."""
+    mean, n = float(values.mean()), len(values)
+    half = student(confidence, n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Interval(*(min(max(end, bounds[0]), bounds[1]) for end in (mean, mean - half, mean + half)))
+
+
 def resamples(n: int, *, replicates: int, rng: np.random.Generator) -> Floats:
     """Draw how often each of n samples occurs in each bootstrap replicate, (replicates, n)."""
     return rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float64)

@@ -61,59 +61,35 @@ def measure(
 def measures_of(signals: SignalsBySet, *, spec: AuditSpec, seed: int) -> Measures:
     """Compute the four measures of one model from its signals."""
 
-    def mi(mode: Mode) -> Interval:
-        return paper_mi(
-            remain=signals["remain"],
-            test=signals["test"],
-            forget=signals["forget"],
-            mode=mode,
-            seeds=spec.vector_seeds,
-            max_samples=spec.vector_samples,
-            seed=seed,
-            confidence=spec.confidence,
-        ).scaled(100)
-
     right = {s: merit_of(signals[s], confidence=spec.confidence) for s in ("forget", "remain", "test")}
     best, lost = signals["forget"].bounds[1] / 100, right["forget"]
     return Measures(
         ua=Interval(best - lost.value, best - lost.high, best - lost.low).scaled(100),
         ra=right["remain"].scaled(100),
         ta=right["test"].scaled(100),
-        mi_salun=mi("salun"),
-        mi_corrected=mi("corrected"),
+        mi_salun=paper_mi(signals, mode="salun", spec=spec, seed=seed).scaled(100),
+        mi_corrected=paper_mi(signals, mode="corrected", spec=spec, seed=seed).scaled(100),
     )
 
 
-def paper_mi(
-    *,
-    remain: Signals,
-    test: Signals,
-    forget: Signals,
-    mode: Mode,
-    seeds: int = 3,
-    max_samples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
+def paper_mi(signals: SignalsBySet, *, mode: Mode, spec: AuditSpec, seed: int = 0) -> Interval:
     """Compute MI: the share, 0 to 1, of D_f that an RBF support-vector classifier (C = 3, gamma "auto") on p_y calls non-member.
 
     mode: "salun": members are the first |D_t| samples of D_r, p_y is not scaled, as in SalUn's and LTU's evaluation [paper].
         "corrected": members are drawn from D_r with D_t's class mix, as many as non-members; p_y is standardised; the mean of
-        `seeds` draws [ours].
-    max_samples: of D_t, at most, because the time of the fit grows with the square. The interval is Wilson's over D_f.
+        `spec.vector_seeds` draws [ours].
+    Of D_t at most `spec.vector_samples` are used, because the time of the fit grows with the square. The interval is Wilson's over
+    D_f.
     """
+    remain, test, forget = (signals[name] for name in ("remain", "test", "forget"))
+    most = spec.vector_samples
     if mode == "salun":
-        n = min(len(remain), len(test), max_samples)
-        share = _non_member_share(
-            remain.confidence[:n], test.confidence[: min(len(test), max_samples)], forget.confidence
-        )
+        n = min(len(remain), len(test), most)
+        share = _non_member_share(remain.confidence[:n], test.confidence[:most], forget.confidence)
     else:
-        shares = [
-            _corrected_share(remain, test, forget, max_samples=max_samples, rng=np.random.default_rng([seed, draw]))
-            for draw in range(seeds)
-        ]
-        share = float(np.mean(shares))
-    return wilson(share * len(forget), len(forget), confidence=confidence)
+        draws = (np.random.default_rng([seed, draw]) for draw in range(spec.vector_seeds))
+        share = float(np.mean([_corrected_share(remain, test, forget, max_samples=most, rng=rng) for rng in draws]))
+    return wilson(share * len(forget), len(forget), confidence=spec.confidence)
 
 
 def _corrected_share(

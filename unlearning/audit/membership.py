@@ -108,8 +108,7 @@ def evaluate_attack(name: str, signals: SignalsBySet, pairing: Pairing, *, spec:
         scores["held_out"],
         pairing,
         threshold=member_threshold(scores["remain"], scores["test"]),
-        confidence=spec.confidence,
-        deciding=spec.thresholds.confidence,
+        spec=spec,
     )
 
 
@@ -128,8 +127,7 @@ def attack_by_reference(
         scores["held_out"],
         pairing,
         threshold=0.0,
-        confidence=spec.confidence,
-        deciding=spec.thresholds.confidence,
+        spec=spec,
     )
 
 
@@ -215,14 +213,14 @@ def attack_by_scores(
     pairing: Pairing,
     *,
     threshold: float,
-    confidence: float,
-    deciding: float,
+    spec: AuditSpec,
 ) -> Attack:
     """Evaluate an attack by its scores of all forgotten and all held-out samples, (n,) and (m,): higher means more like a member.
 
-    threshold: for the balanced accuracy; `member_threshold` learns it from other data, as an attacker must. confidence: of the
-    printed intervals. deciding: confidence of the intervals that decide verdicts.
+    threshold: for the balanced accuracy; `member_threshold` learns it from other data, as an attacker must. spec: of its intervals,
+    those that are printed and those that decide.
     """
+    confidence, deciding = spec.confidence, spec.thresholds.confidence
     f, v = forget[pairing.forget], held_out[pairing.held_out]
     ones = np.ones((1, len(f))), pairing.weights[None, :]
     drawn = pairing.forget_counts, pairing.held_out_counts * pairing.weights

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearning.audit.intervals import Floats, Interval, student, wilson
+from unlearning.audit.intervals import Floats, Interval, mean_of, wilson
 from unlearning.data.objectives import Answers, Objective, answers
 from unlearning.data.samples import SampleSet
 from unlearning.features import FeatureReader
@@ -257,10 +257,8 @@ def merit_of(signals: Signals, *, among: NDArray[np.bool_] | None = None, confid
     if signals.correct is not None:
         right = signals.correct[chosen]
         return wilson(int(right.sum()), len(right), confidence=confidence)
-    merit, (low, high) = signals.merit[chosen] / 100, (bound / 100 for bound in signals.bounds)
-    mean, n = float(merit.mean()), len(merit)
-    half = student(confidence, n - 1) * float(merit.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Interval(*(min(max(end, low), high) for end in (mean, mean - half, mean + half)))
+    low, high = (bound / 100 for bound in signals.bounds)
+    return mean_of(signals.merit[chosen] / 100, confidence=confidence, bounds=(low, high))
 
 
 def signals(logits: Floats, targets: NDArray[np.int64], *, probabilities: bool = True) -> Signals:

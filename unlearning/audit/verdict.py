@@ -93,19 +93,19 @@ def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds
     open_ = [finding.text for finding in deciding if finding.passed is None]
     samples = f"{forgotten:,} forgotten sample{'' if forgotten == 1 else 's'}"
     if failed:
-        value, sentence = "failed", f"The audit of the {samples} failed: {_joined(failed)}."
+        value, sentence = "failed", f"The audit of the {samples} failed: {'; '.join(failed)}."
     elif open_ or not any(finding.code.startswith(_DECISIVE) for finding in deciding):
         open_ = open_ or ["no relearning was measured"]
         value = "inconclusive"
         sentence = (
-            f"The audit can neither confirm nor exclude that the model still knows the {samples}: {_joined(open_)}."
+            f"The audit can neither confirm nor exclude that the model still knows the {samples}: {'; '.join(open_)}."
         )
     else:
         value = "verified"
         passed = [f.text for f in deciding if f.code.startswith(("membership", "relearn", "reference"))]
         sentence = (
             f"Within the thresholds fixed beforehand and at {100 * thresholds.confidence:g} % confidence, the tests that were run "
-            f"found the {samples} to be like data that the model never saw: {_joined(passed)}."
+            f"found the {samples} to be like data that the model never saw: {'; '.join(passed)}."
         )
     warnings = tuple(f.text[0].upper() + f.text[1:] + "." for f in findings if not f.deciding and f.passed is not True)
     return Verdict(
@@ -185,23 +185,7 @@ def membership_findings(
     ]
     if reference is not None:
         same = [found for key, found in _statistics(reference, names) if key in dict(tested)]
-        reference_passes = all(_inside(found, margin) for found in same)
-        text = "the model retrained without the forget set passes the same membership test"
-        if reference_fails:
-            text = (
-                "the model retrained without the forget set fails the same membership test, so a failure cannot be attributed to "
-                "the unlearning"
-            )
-        elif not reference_passes:
-            text = "the same membership test does not decide on the model retrained without the forget set"
-        findings.append(
-            Finding(
-                code="positive_control",
-                passed=False if reference_fails else reference_passes or None,
-                text=text,
-                deciding=False,
-            )
-        )
+        findings.append(_positive_control(reference_fails, all(_inside(found, margin) for found in same)))
     return findings
 
 
@@ -219,6 +203,18 @@ def _negative_control(strongest: "_Statistic", sensitive: bool) -> Finding:
         interval=strongest[1],
         deciding=False,
     )
+
+
+def _positive_control(fails: bool, passes: bool) -> Finding:
+    text = "the model retrained without the forget set passes the same membership test"
+    if fails:
+        text = (
+            "the model retrained without the forget set fails the same membership test, so a failure cannot be attributed to the "
+            "unlearning"
+        )
+    elif not passes:
+        text = "the same membership test does not decide on the model retrained without the forget set"
+    return Finding(code="positive_control", passed=False if fails else passes or None, text=text, deciding=False)
 
 
 def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: bool, margin: float) -> str:
@@ -647,7 +643,3 @@ def _inside(found: Interval, margin: float) -> bool:
 
 def _outside(found: Interval, margin: float) -> bool:
     return found.outside(0.5 - margin, 0.5 + margin)
-
-
-def _joined(texts: Sequence[str]) -> str:
-    return "; ".join(texts)

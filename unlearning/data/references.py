@@ -165,14 +165,8 @@ class References:
         return self._map(lambda tensor: tensor[rows], keys)
 
     def _map(self, change: Callable[[Tensor], Tensor], keys: tuple[bytes, ...]) -> "References":
-        return References(
-            keys=keys,
-            predictions=change(self.predictions),
-            losses=change(self.losses),
-            unseen=change(self.unseen),
-            seen=change(self.seen),
-            details=self.details,
-        )
+        tensors: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
+        return References(keys=keys, details=self.details, **tensors)
 
 
 def to_bytes(references: References) -> bytes:

@@ -218,15 +218,17 @@ def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
 
 def _to_id(value: object, name: str, position: int) -> str:
     try:
-        return check_sample_id(value if isinstance(value, str) else _decimal(value))
+        return sample_id(value)
     except InvalidSampleID as fault:
         raise InvalidWorkload(f"The {name} at position {position} of a sample set {fault}.") from None
 
 
-def _decimal(value: object) -> str:
-    """Write an integer of any library as decimal digits. Raises InvalidSampleID for a value of another type."""
+def sample_id(value: object) -> str:
+    """Return a string, or an integer of any library as decimal digits. Raises InvalidSampleID if it breaks the rule."""
+    if isinstance(value, str):
+        return check_sample_id(value)
     try:
-        return str(operator.index(value))  # type: ignore[arg-type]  # what has no index is what this finds out
+        return check_sample_id(str(operator.index(value)))  # type: ignore[arg-type]  # what has no index is what this finds out
     except TypeError:
         raise InvalidSampleID(f"is a {type(value).__name__}; give a string or an integer") from None
 

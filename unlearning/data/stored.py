@@ -89,7 +89,7 @@ class StoredSet(SampleSet):
                     f"The data set has {count} items and {given.numel()} targets; give each sample one."
                 )
         named = _values(dataset, ids)
-        owners, steps = (None if given is None else _values(dataset, given) for given in (subjects, slices))
+        owners, steps = (None if column is None else _values(dataset, column) for column in (subjects, slices))
         if len(named) != count:
             raise InvalidWorkload(f"The data set has {count} items and {len(named)} ids; give each sample one.")
         checked, people = check_names(named, owners)

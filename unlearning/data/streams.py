@@ -13,8 +13,9 @@ from torch import Tensor
 
 from unlearning.data.batches import Batch
 from unlearning.data.loading import Source, Stored, cause, without_message
+from unlearning.data.samples import sample_id
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
-from verifier.sample_ids import InvalidSampleID, check_sample_id
+from verifier.sample_ids import InvalidSampleID
 
 WINDOW = 2048
 """Samples within which an epoch's order is shuffled. Twice as many, and a batch, are held in memory at most."""
@@ -165,15 +166,10 @@ def places_of(stream: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 def key_of(item: Any, key: Value, place: int) -> str:
     """Return an item's key as a sample ID. Raises InvalidWorkload, with its place."""
-    value = value_of(item, key, place, "key")
     try:
-        return check_sample_id(value if isinstance(value, str) else str(value.__index__()))  # type: ignore[attr-defined]
+        return sample_id(value_of(item, key, place, "key"))
     except InvalidSampleID as fault:
         raise InvalidWorkload(f"The key at place {place} of the stream {fault}.") from None
-    except (AttributeError, TypeError):
-        raise InvalidWorkload(
-            f"The key at place {place} of the stream is a {type(value).__name__}; give a string or an integer."
-        ) from None
 
 
 def value_of(item: Any, value: Value, place: int, name: str) -> object:

@@ -1,24 +1,14 @@
 """Bad teacher (BadT): distil random weights on the forget set and the original model on remaining data."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.data.batches import Inputs
 from unlearning.data.objectives import Forward
-from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, trainable
-from unlearning.methods.fixed_schedule import (
-    MixedBatch,
-    learn_mixed_batch,
-    mixed_batch_count,
-    mixed_epoch,
-    run_schedule,
-)
+from unlearning.methods.fixed_schedule import MixedBatch, learn_mixed_epochs
 from unlearning.networks import copy_network
 from unlearning.specs import BadTeacher
 from unlearning.steps import Steps
@@ -43,20 +33,14 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     incompetent = fresh(task.build, seed=task.seed).to(device).eval().requires_grad_(False)
     chosen = torch.randperm(len(task.remain), generator=generator)
     taught = task.remain.take(chosen[: max(1, round(spec.remain_share * len(chosen)))])
-    mixed = joined(taught, task.forget)
     optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
 
-    def teach(part: MixedBatch) -> Tensor:
+    def loss(part: MixedBatch) -> Loss:
         target = _teacher_output(task, part, competent, incompetent, temperature=spec.temperature)
-        return learn_mixed_batch(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
+        return _divergence(spec, task, part.batch.inputs, target)
 
-    def steps() -> Iterator[Callable[[], Tensor]]:
-        for _ in range(spec.epochs):
-            for part in mixed_epoch(mixed, remaining=len(taught), size=spec.batch_size, generator=generator):
-                yield partial(teach, part)
-
-    total = spec.epochs * mixed_batch_count(mixed, size=spec.batch_size)
-    return (yield from run_schedule(task, optimiser, steps(), total=total))
+    steps = learn_mixed_epochs(spec, task, optimiser, generator, remain=taught, forget=task.forget, loss=loss)
+    return (yield from steps)
 
 
 @torch.no_grad()

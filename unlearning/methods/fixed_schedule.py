@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from unlearning.data.batches import Batch, sent
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
+from unlearning.specs import NPO, AmnesiacRelabel, BadTeacher, GradDiff, SimNPO
 from unlearning.state import Loop
 from unlearning.steps import Figures, Outcome, Progress, Steps
 from unlearning.task import Task
@@ -94,6 +95,20 @@ def forget_epochs(task: Task, *, epochs: int, size: int, generator: torch.Genera
             yield forget, task.remain.draw(forget.size, generator)
 
 
+def learn_and_forget_epochs(
+    spec: GradDiff | NPO | SimNPO, task: Task, *, loss: Callable[[Batch], Loss], remain_weight: float
+) -> Steps:
+    """Take the steps of `learn_and_forget` on the batches of `forget_epochs`, by AdamW. loss: (forget batch) → its loss."""
+    generator = torch.Generator().manual_seed(task.seed)
+    optimiser = torch.optim.AdamW(trainable(task.model).values(), lr=spec.learning_rate)
+    steps = (
+        partial(learn_and_forget, task, optimiser, remain, forget, loss=loss(forget), remain_weight=remain_weight)
+        for forget, remain in forget_epochs(task, epochs=spec.epochs, size=spec.batch_size, generator=generator)
+    )
+    total = spec.epochs * task.forget.batch_count(spec.batch_size)
+    return (yield from run_schedule(task, optimiser, steps, total=total))
+
+
 class MixedBatch(NamedTuple):
     """A batch of remaining and forget samples. forgotten: (n,) bool, which of them are forget samples."""
 
@@ -101,21 +116,35 @@ class MixedBatch(NamedTuple):
     forgotten: Tensor
 
 
-def mixed_epoch(samples: SampleSet, *, remaining: int, size: int, generator: torch.Generator) -> Iterator[MixedBatch]:
-    """Yield every sample once, in a random order, in batches of `size`. remaining: the first so many are not to be forgotten."""
-    chunks = torch.split(torch.randperm(len(samples), generator=generator), size)
-    for index, batch in zip(chunks, samples.stream(chunks, training=True), strict=True):
-        yield MixedBatch(batch, sent(index >= remaining, samples.device))
+def learn_mixed_epochs(
+    spec: AmnesiacRelabel | BadTeacher,
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    *,
+    remain: SampleSet,
+    forget: SampleSet,
+    loss: Callable[[MixedBatch], Loss],
+) -> Steps:
+    """Learn every sample of both sets once an epoch, in a random order (`learn_mixed_batch`). loss: (mixed batch) → its loss."""
+    samples = joined(remain, forget)
+
+    def steps() -> Iterator[Callable[[], Tensor]]:
+        for _ in range(spec.epochs):
+            chunks = torch.split(torch.randperm(len(samples), generator=generator), spec.batch_size)
+            for index, batch in zip(chunks, samples.stream(chunks, training=True), strict=True):
+                mixed = MixedBatch(batch, sent(index >= len(remain), samples.device))
+                yield partial(learn_mixed_batch, task, optimiser, mixed, loss)
+
+    total = spec.epochs * -(-len(samples) // spec.batch_size)
+    return (yield from run_schedule(task, optimiser, steps(), total=total))
 
 
-def mixed_batch_count(samples: SampleSet, *, size: int) -> int:
-    """Compute how many batches `mixed_epoch` yields."""
-    return -(-len(samples) // size)
-
-
-def learn_mixed_batch(task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Loss) -> Tensor:
+def learn_mixed_batch(
+    task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Callable[[MixedBatch], Loss]
+) -> Tensor:
     """Take one step on a mixed batch and return the loss; its remaining samples alone update batch norm's running statistics."""
-    value = learn_forget_batch(task, optimiser, loss, samples=len(mixed.forgotten))
+    value = learn_forget_batch(task, optimiser, loss(mixed), samples=len(mixed.forgotten))
     remaining = mixed.batch.take(~mixed.forgotten)
     if remaining.size:
         update_running_statistics(task.model, task.objective, remaining)

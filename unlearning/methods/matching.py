@@ -9,7 +9,7 @@ from torch import Tensor
 from unlearning.data.batches import Batch
 from unlearning.data.samples import dealt
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
+from unlearning.methods.aims import matching_loss, reference_aims
 from unlearning.methods.fixed_schedule import run_schedule
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
@@ -44,30 +44,20 @@ def matching(spec: Matching, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
+    def step(index: Tensor, remain: Batch, *, left: int) -> Tensor:
+        anneal(optimiser, rate=spec.learning_rate, share_left=left / spec.steps)
+        loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
+        value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
+        if left <= max(_SETTLING, spec.steps // 2):
+            # No step reads the running statistics.
+            update_running_statistics(task.model, task.objective, remain)
+        return value
+
     def steps() -> Iterator[Callable[[], Tensor]]:
         batches = dealt(lambda: torch.randperm(len(task.forget), generator=generator).tolist(), spec.batch_size)
         for number, places in zip(range(spec.steps), batches, strict=False):
             index = torch.tensor(places)
             remain = task.remain.draw(spec.batch_size, generator)
-            yield partial(_step, spec, task, optimiser, aims, index, remain, left=spec.steps - number)
+            yield partial(step, index, remain, left=spec.steps - number)
 
     return (yield from run_schedule(task, optimiser, steps(), total=spec.steps))
-
-
-def _step(
-    spec: Matching,
-    task: Task,
-    optimiser: torch.optim.SGD,
-    aims: ReferenceAims,
-    index: Tensor,
-    remain: Batch,
-    *,
-    left: int,
-) -> Tensor:
-    anneal(optimiser, rate=spec.learning_rate, share_left=left / spec.steps)
-    loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
-    value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
-    if left <= max(_SETTLING, spec.steps // 2):
-        # No step reads the running statistics.
-        update_running_statistics(task.model, task.objective, remain)
-    return value

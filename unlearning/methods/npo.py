@@ -1,6 +1,5 @@
 """NPO: treat the forget set as answers that are not preferred to the original model's."""
 
-from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -9,8 +8,8 @@ from torch.nn import functional
 
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
-from unlearning.gradients import Loss, trainable
-from unlearning.methods.fixed_schedule import forget_epochs, learn_and_forget, run_schedule
+from unlearning.gradients import Loss
+from unlearning.methods.fixed_schedule import learn_and_forget_epochs
 from unlearning.networks import copy_network
 from unlearning.specs import NPO
 from unlearning.steps import Steps
@@ -23,19 +22,13 @@ def npo(spec: NPO, task: Task) -> Steps:
     That is eq. 3 with the paper's retain loss (NPO+RT). log π is minus the loss, of a whole sequence: its mean a token times its
     tokens. π_o is the original model.
     """
-    generator = torch.Generator().manual_seed(task.seed)
     original = copy_network(task.model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(trainable(task.model).values(), lr=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], Tensor]]:
-        for forget, remain in forget_epochs(task, epochs=spec.epochs, size=spec.batch_size, generator=generator):
-            loss = _loss(spec, task, original, forget)
-            yield partial(
-                learn_and_forget, task, optimiser, remain, forget, loss=loss, remain_weight=spec.remain_weight
-            )
-
-    total = spec.epochs * task.forget.batch_count(spec.batch_size)
-    return (yield from run_schedule(task, optimiser, steps(), total=total))
+    return (
+        yield from learn_and_forget_epochs(
+            spec, task, loss=partial(_loss, spec, task, original), remain_weight=spec.remain_weight
+        )
+    )
 
 
 def _loss(spec: NPO, task: Task, original: nn.Module, forget: Batch) -> Loss:

@@ -168,7 +168,8 @@ class ReferenceSpec:
 
     shadows: models trained and unlearned for LiRA, U-LiRA and RMIA, an even number; with 64 or more each sample has its own spread.
     repeats: originals unlearned and models retrained for KLoM and the forgetting score, an even number; 0 leaves both out.
-    gamma, offline_a: RMIA's γ and a. audit: replicates and confidence of the intervals.
+    gamma, offline_a: RMIA's γ and a; the defaults are the paper's for CIFAR-10 [paper]. audit: replicates and confidence of the
+        intervals.
     """
 
     shadows: Annotated[int, Ge(4), MultipleOf(2)] = 64

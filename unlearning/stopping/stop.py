@@ -69,7 +69,6 @@ def run_with_stop(
     original: Original | None = None,
     first_step: int = 0,
     total: int | None = None,
-    setup_seconds: Mapping[str, float] | None = None,
     rate: Rate | None = None,
 ) -> Steps:
     """Take steps until the criterion is met, the utility is lost, or all steps are taken; leave the best state seen in the model.
@@ -115,7 +114,6 @@ def run_with_stop(
     return Outcome(
         steps=first_step + track.before + track.taken,
         stopped_because=track.ended or ("utility" if track.untouched else "budget"),
-        setup_seconds=setup_seconds or {},
         metrics=_metrics(track.best_check),
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unlearning.data.samples import SampleSet
 from unlearning.random_state import isolated
 from unlearning.state import State
-from unlearning.steps import Outcome, Steps
+from unlearning.steps import Outcome, Progress, Steps, map_progress
 
 KeepSlice = Callable[[int, nn.Module], Mapping[str, Any]]
 """Keeps the weights after a slice, given its number, and returns what says where: JSON values."""
@@ -98,19 +98,15 @@ def sliced_steps(
         position.inner = inner
         own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         steps = isolated(train_slice(part, own_seed, inner), seed=own_seed, state=inner)
-        try:
-            while True:
-                try:
-                    progress = next(steps)
-                except StopIteration as end:
-                    outcome: Outcome = end.value
-                    break
-                left = sum(sizes[place + 1 :]) / sizes[place]
-                most = max(most, position.steps + round(progress.total * (1 + left)))
-                state.step = None if inner.step is None else position.steps + inner.step
-                yield replace(progress, step=position.steps + progress.step, total=most)
-        finally:
-            steps.close()
+        left = sum(sizes[place + 1 :]) / sizes[place]
+
+        def counted(progress: Progress, left: float = left) -> Progress:
+            nonlocal most
+            most = max(most, position.steps + round(progress.total * (1 + left)))
+            state.step = None if position.inner.step is None else position.steps + position.inner.step
+            return replace(progress, step=position.steps + progress.step, total=most)
+
+        outcome = yield from map_progress(steps, counted)
         position.finished, position.steps, position.inner = place + 1, position.steps + outcome.steps, State()
         if keep is not None and place + 1 < len(slices):
             position.kept.append(keep(number, model))

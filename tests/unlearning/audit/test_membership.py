@@ -42,7 +42,7 @@ def pairing(n: int, m: int, *, replicates: int = 300, seed: int = 0) -> Pairing:
 
 
 def attacked(f: np.ndarray, v: np.ndarray, **changes: object) -> Attack:
-    settings = {"threshold": 0.0, "confidence": 0.95, "deciding": 0.9, **changes}
+    settings = {"threshold": 0.0, "spec": AuditSpec(confidence=0.95), **changes}
     return attack_by_scores("loss", f, v, pairing(len(f), len(v)), **settings)  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ from unlearning.audit.reference_test import (
 )
 from unlearning.audit.reference_test import reference_test as compare_with_references
 from unlearning.audit.verdict import other_attack_findings
-from unlearning.specs.audit import Thresholds
+from unlearning.specs.audit import AuditSpec, Thresholds
 
 GAP = 4.0
 """By how much the margin of a seen sample exceeds that of an unseen one, in nats, in the mean."""
@@ -393,8 +393,7 @@ def recognised(count: int, *, odd: float = 0.0, kind: float = 0.0, shift: float 
                 signals["held_out"][attack],
                 pairing,
                 threshold=0.0,
-                confidence=0.9,
-                deciding=0.9,
+                spec=AuditSpec(),
             )
         findings = other_attack_findings(attacks, tests, retrained=None, margin=margin)
         assert all(finding.passed in (True, None) for finding in findings)

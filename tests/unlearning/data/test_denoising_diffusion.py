@@ -20,7 +20,7 @@ from unlearning.data.workload import Workload, check_data
 from unlearning.dry_run import dry_run
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
 from unlearning.methods.aims import reference_aims
-from unlearning.methods.ltu.feedback import forgetting_feedback
+from unlearning.methods.ltu.feedback import ForgetBatch, forgetting_feedback
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.salun import as_other_class, saliency_masks
 from unlearning.specs import IEU, LTU, RMU, Matching, SalUn
@@ -318,7 +318,8 @@ def test_no_step_fits_the_noise_at_which_a_model_is_measured() -> None:
         accuracy=1.0,
     )
     forget, generator = given.forget.batch, torch.Generator().manual_seed(0)
-    found = forgetting_feedback(LTU(), given, (attack, attack), forget, torch.ones(forget.size), generator)
+    whole = ForgetBatch(forget, torch.arange(forget.size), torch.ones(forget.size))
+    found = forgetting_feedback(LTU(), given, (attack, attack), whole, generator)
     assert bool(found.any())
 
 

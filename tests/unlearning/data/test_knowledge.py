@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Question, causal_language_model
-from unlearning.data.objectives.knowledge import rouge_l
+from unlearning.data.objectives.extraction import rouge_l
 from unlearning.errors import UnsupportedWorkload
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

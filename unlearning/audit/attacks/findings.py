@@ -76,7 +76,9 @@ def audit_with_references(
             for name, margins in (("lira", found.before), ("u_lira", found.after))
         },
         klom=_distance(repeated) if repeated else None,
-        forgetting=_forgetting(repeated) if repeated else None,
+        forgetting=forgetting_score(repeated.unlearned, repeated.retrained, utility=repeated.utility)
+        if repeated
+        else None,
         shadows=spec.shadows,
         repeats=spec.repeats,
         samples={"forget": len(pairing.forget), "held_out": len(pairing.held_out)},
@@ -116,8 +118,7 @@ def _attacks(scores: Mapping[str, Floats], forgotten: int, pairing: Pairing, spe
             values[forgotten:],
             pairing,
             threshold=0.5 if name.startswith("rmia") else 0.0,
-            confidence=spec.audit.confidence,
-            deciding=spec.audit.thresholds.confidence,
+            spec=spec.audit,
         )
         for name, values in scores.items()
     }
@@ -130,7 +131,3 @@ def _distance(found: Repeats) -> Distance:
     null = klom(found.retrained[:half], found.retrained[half:])
     p95, null_p95 = (float(np.quantile(values, 0.95)) for values in (one, null))
     return Distance(mean=float(one.mean()), p95=p95, null_mean=float(null.mean()), null_p95=null_p95)
-
-
-def _forgetting(found: Repeats) -> ForgettingScore:
-    return forgetting_score(found.unlearned, found.retrained, utility=found.utility)

@@ -5,12 +5,10 @@ IEEE S&P 2022, §V). In U-LiRA "in" means trained on and then unlearned by the a
 model that unlearned a sample from one that never saw it.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearning.audit.intervals import Floats, Interval, student
+from unlearning.audit.intervals import Floats, Interval, mean_of
 from unlearning.audit.membership import auc
 
 MIN_FOR_OWN_SPREAD = 32
@@ -41,9 +39,7 @@ def attack_each(shadows: Floats, members: NDArray[np.bool_], *, confidence: floa
         scores = lira(shadows[attacked], shadows[others], members[others])
         sides = scores[inside], scores[~inside]
         found.append(float(auc(*sides, *(np.ones((1, len(side))) for side in sides))[0]))
-    mean = float(np.mean(found))
-    half = student(confidence, len(found) - 1) * float(np.std(found, ddof=1)) / math.sqrt(len(found))
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+    return mean_of(np.array(found), confidence=confidence)
 
 
 def _fitted(shadows: Floats, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:

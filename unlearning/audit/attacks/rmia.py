@@ -8,10 +8,6 @@ from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
 
-OFFLINE_A = 0.3
-GAMMA = 2.0
-"""The paper's constants for CIFAR-10 [paper]."""
-
 _MIN_PROBABILITY = 1e-300
 
 
@@ -21,7 +17,7 @@ def rmia(
     *,
     population_target: Floats,
     population_typical: Floats,
-    gamma: float = GAMMA,
+    gamma: float,
 ) -> Floats:
     """Compute the attack's score of each sample, (n,), 0 to 1.
 
@@ -35,7 +31,7 @@ def rmia(
     return below
 
 
-def typical_offline(probabilities: Floats, members: NDArray[np.bool_], *, a: float = OFFLINE_A) -> Floats:
+def typical_offline(probabilities: Floats, members: NDArray[np.bool_], *, a: float) -> Floats:
     """Estimate p(x) from models not trained on the sample only, (n,): ((1 + a)·mean_OUT p(x) + (1 − a)) / 2.
 
     probabilities, members: (k, n). The formula estimates the mean over both kinds of models from the mean over one kind.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
@@ -19,7 +20,6 @@ from unlearning.audit.attacks.study import (
     known_to,
     members_of,
     own_references,
-    positions,
     run_method,
     seed_of,
     train_model,
@@ -56,12 +56,8 @@ def run_shadows(study: Study, *, count: int, folder: Path) -> Generator[Progress
     results = yield from cached_runs(
         lambda number: run_shadow(study, number, folder), count=count, folder=folder / cache_key(study, SHADOW_KIND)
     )
-    return Shadows(
-        members=np.stack([found["members"] for found in results]),
-        before=np.stack([found["before"] for found in results]),
-        after=np.stack([found["after"] for found in results]),
-        likelihoods=np.stack([_likelihoods(found) for found in results]),
-    )
+    stacked = {name: np.stack([found[name] for found in results]) for name in ("members", "before", "after")}
+    return Shadows(**stacked, likelihoods=np.stack([_likelihoods(found) for found in results]))
 
 
 def _likelihoods(found: Arrays) -> Floats:
@@ -76,7 +72,8 @@ def run_shadow(study: Study, number: int, folder: Path) -> Generator[Progress, N
     folder: of all runs; a study with a plan keeps what its reference models said there.
     """
     members = members_of(study, number)
-    inside, seen = study.pool.take(positions(members)), joined(study.pool, study.population)
+    inside = study.pool.take(torch.from_numpy(np.flatnonzero(members)))
+    seen = joined(study.pool, study.population)
     seed = seed_of(study, 0, number)
     model = yield from train_model(study, joined(study.task.remain, inside), seed=seed)
     before, likelihoods = known_to(model, seen, study.task.objective)
@@ -125,17 +122,9 @@ def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress
     results = yield from cached_runs(
         lambda number: run_repeat(study, number, folder), count=count, folder=folder / cache_key(study, REPEAT_KIND)
     )
-
-    def stacked(name: str) -> Floats:
-        return np.stack([found[name] for found in results])
-
-    return Repeats(
-        unlearned=stacked("unlearned"),
-        retrained=stacked("retrained"),
-        unlearned_accuracies=stacked("unlearned_accuracies"),
-        retrained_accuracies=stacked("retrained_accuracies"),
-        best=study.task.objective.utility.bounds[1] / 100,
-    )
+    names = ("unlearned", "retrained", "unlearned_accuracies", "retrained_accuracies")
+    stacked = {name: np.stack([found[name] for found in results]) for name in names}
+    return Repeats(**stacked, best=study.task.objective.utility.bounds[1] / 100)
 
 
 def run_repeat(study: Study, number: int, folder: Path) -> Generator[Progress, None, Arrays]:

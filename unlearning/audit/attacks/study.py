@@ -181,8 +181,3 @@ def known_to(model: nn.Module, samples: SampleSet, objective: Objective) -> Know
     """Compute how well a model knows each sample of a set."""
     found = observe(audit_copy(model, samples), samples, objective=objective)
     return Known(found.margin, found.confidence)
-
-
-def positions(mask: NDArray[np.bool_]) -> torch.Tensor:
-    """Return the positions where the mask is True."""
-    return torch.from_numpy(np.flatnonzero(mask))

@@ -3,7 +3,7 @@
 from unlearning.data.objectives.causal_language_model import causal_language_model
 from unlearning.data.objectives.classification import classification
 from unlearning.data.objectives.denoising_diffusion import denoising_diffusion
-from unlearning.data.objectives.knowledge import Question
+from unlearning.data.objectives.extraction import Question
 from unlearning.data.objectives.multi_label import multi_label
 from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, undivided
 from unlearning.data.objectives.outputs import logits_of

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs, sent
-from unlearning.data.objectives.extraction import continue_greedily, extract
-from unlearning.data.objectives.knowledge import Ask, answered
+from unlearning.data.objectives.extraction import Ask, answered, continue_greedily, extract
 from unlearning.data.objectives.named_tokens import NamedTokens
 from unlearning.data.objectives.objective import Forward, Objective, call
 from unlearning.data.objectives.outputs import at_least_float32, logits_of
@@ -58,7 +57,7 @@ def causal_language_model(
     log-probabilities: the true one and the likeliest others, and all the rest as one. 1 names the true one alone. More bring the
     model nearer to the reference models altogether, also where they know remaining texts less well (decision 26).
     questions: makes of a text's tokens a question about it, in other words than the text's, and the answer. With it audits measure
-    what the model knows (`unlearning.data.objectives.knowledge`). It needs `text`.
+    what the model knows (`unlearning.data.objectives.extraction`). It needs `text`.
 
     Outputs hold two numbers for each token after the first: the log-probability of the token itself, and the same standardised.
     References hold 2 bytes a token if they name 1 token, and 4 · `named` if more, or 6 · `named` − 2 of a vocabulary above 2,048.

@@ -5,7 +5,7 @@ Equations are those of Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494 [paper].
 
 import contextlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,33 +52,40 @@ def meta_gradient(
         return flat_gradient(total, parameters)
 
 
+class ForgetBatch(NamedTuple):
+    """A batch of forget samples. places: in the forget set, (n,) int64. weights: their forget weights, (n,) [ours]."""
+
+    samples: Batch
+    places: Tensor
+    weights: Tensor
+
+
 def remembering_feedback(
     spec: LTU,
     task: Task,
     near: Neighbourhood,
-    index: Tensor,
-    forget: Batch,
-    weights: Tensor,
+    forget: ForgetBatch,
     generator: torch.Generator,
     aims: ReferenceAims | None,
 ) -> Tensor:
     """Compute g_r, (p,): tuned on random labels for the forget batch, tested on three query sets with their true labels [paper].
 
-    index: the forget batch's positions in the forget set, (n,). weights: its forget weights, (n,) [ours]. aims: with reference
-    predictions q the support loss is d(q, p_θ) (`Prediction.divergences`), which has a floor of its own, with the weight 1 [ours].
+    aims: with reference predictions q the support loss is d(q, p_θ) (`Prediction.divergences`), which has a floor of its own, with
+    the weight 1 [ours].
     """
+    batch, places, weights = forget
     if aims is None:
-        scrambled, scramble_weight = task.objective.scrambled(forget, generator), spec.scramble_weight
+        scrambled, scramble_weight = task.objective.scrambled(batch, generator), spec.scramble_weight
 
         def support(forward: Forward) -> Tensor:
             return (weights * task.objective.for_step().losses(forward, scrambled)).mean()
     else:
-        scramble_weight = min(1.0, len(index) / spec.batch_size)
+        scramble_weight = min(1.0, len(places) / spec.batch_size)
 
         def support(forward: Forward) -> Tensor:
-            return aims.batch_divergences(forward, forget, index).mean()
+            return aims.batch_divergences(forward, batch, places).mean()
 
-    queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
+    queries = query_sets(near, places, batch.targets, size=spec.query_size, generator=generator)
     gradient = meta_gradient(
         task.model,
         support=support,
@@ -92,22 +99,14 @@ def remembering_feedback(
 
 
 def forgetting_feedback(
-    spec: LTU,
-    task: Task,
-    attacks: Sequence[GuideAttack],
-    forget: Batch,
-    weights: Tensor,
-    generator: torch.Generator,
+    spec: LTU, task: Task, attacks: Sequence[GuideAttack], forget: ForgetBatch, generator: torch.Generator
 ) -> Tensor:
-    """Compute g_f, (p,): one random guide attack is the support, another the query, both with the label "non-member" [paper].
-
-    weights: the forget weights of the batch, (n,) [ours].
-    """
+    """Compute g_f, (p,): one random guide attack is the support, another the query, both with the label "non-member" [paper]."""
     first, second = torch.randperm(len(attacks), generator=generator)[:2].tolist()
     gradient = meta_gradient(
         task.model,
-        support=_non_member_loss(task, attacks[first], forget, weights),
-        queries=[_non_member_loss(task, attacks[second], forget, weights)],
+        support=_non_member_loss(task, attacks[first], forget),
+        queries=[_non_member_loss(task, attacks[second], forget)],
         inner_rate=spec.inner_rate,
         order=spec.order,
         meta=spec.meta,
@@ -140,11 +139,12 @@ def harmonise(forgetting: Tensor, remembering: Tensor) -> Tensor:
     return forgetting - conflict / (remembering @ remembering).clamp(min=1e-12) * remembering
 
 
-def _non_member_loss(task: Task, attack: GuideAttack, batch: Batch, weights: Tensor) -> Loss:
+def _non_member_loss(task: Task, attack: GuideAttack, forget: ForgetBatch) -> Loss:
     """Return the weighted binary cross-entropy of the attack's answers against "non-member", as a function of the forward pass."""
 
     def loss(forward: Forward) -> Tensor:
-        member = attack.member_logit(task.objective.for_step().attacked(forward, batch), batch.targets)
-        return (weights * functional.softplus(member)).mean()
+        attacked = task.objective.for_step().attacked(forward, forget.samples)
+        member = attack.member_logit(attacked, forget.samples.targets)
+        return (forget.weights * functional.softplus(member)).mean()
 
     return loss

@@ -11,7 +11,7 @@ from unlearning import ranks
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import reference_aims
-from unlearning.methods.ltu.feedback import combine, forgetting_feedback, remembering_feedback
+from unlearning.methods.ltu.feedback import ForgetBatch, combine, forgetting_feedback, remembering_feedback
 from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_attacks
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.specs import LTU
@@ -83,22 +83,19 @@ def ltu(spec: LTU, task: Task) -> Steps:
             return Figures(loss=_rehearse(spec, task, remain, rehearsing, generator))
         anneal(optimiser, rate=learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
-        forget = task.forget.select(index)
+        batch = task.forget.select(index)
         if aims is None:
             aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
-            weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses, aim=aim)
+            weights = forget_weights(task, criterion, batch, held_out_losses=latest.held_out_losses, aim=aim)
         else:
-            weights = aims.forget_weights(task.model, forget, index)
+            weights = aims.forget_weights(task.model, batch, index)
         # A small batch counts by its size: a single sample with the weight of a full batch would overshoot its aim by far.
         weights = weights * min(1.0, len(index) / spec.batch_size)
+        forget = ForgetBatch(batch, index, weights)
         with batch_statistics(task.model, samples=len(index)):
-            remembering = (
-                remembering_feedback(spec, task, near, index, forget, weights, generator, aims)
-                if spec.remembering
-                else None
-            )
+            remembering = remembering_feedback(spec, task, near, forget, generator, aims) if spec.remembering else None
             guided = len(attacks) >= 2 and (bool(ranks.agreed(bool(weights.any()))) or remembering is None)
-            forgetting = forgetting_feedback(spec, task, attacks, forget, weights, generator) if guided else None
+            forgetting = forgetting_feedback(spec, task, attacks, forget, generator) if guided else None
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsal_count(spec, latest)):
             _rehearse(spec, task, remain, rehearsing, generator)
@@ -112,10 +109,9 @@ def ltu(spec: LTU, task: Task) -> Steps:
         steps=spec.steps,
         repair_steps=spec.repair_steps if spec.remembering else 0,
         anneals=spec.remembering,
-        setup_seconds=seconds,
         rate=rate,
     )
-    return replace(outcome, metrics={**outcome.metrics, "guide_attacks": float(len(attacks))})
+    return replace(outcome, setup_seconds=seconds, metrics={**outcome.metrics, "guide_attacks": float(len(attacks))})
 
 
 def _rehearsal_count(spec: LTU, latest: Check) -> int:

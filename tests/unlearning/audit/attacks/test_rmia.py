@@ -44,9 +44,9 @@ def test_known_members_are_found_and_without_any_there_is_nothing_to_find() -> N
     for inside in (truth, np.zeros(n)):
         score = rmia(
             shown(difficulty, inside),
-            typical_offline(references, members),
+            typical_offline(references, members, a=0.3),
             population_target=shown(population, np.zeros(m)),
-            population_typical=typical_offline(others, np.zeros((k, m), dtype=bool)),
+            population_typical=typical_offline(others, np.zeros((k, m), dtype=bool), a=0.3),
             gamma=1.0,
         )
         aucs.append(roc_auc_score(truth, score))
@@ -59,4 +59,4 @@ def test_known_members_are_found_and_without_any_there_is_nothing_to_find() -> N
 def test_a_probability_of_zero_is_no_error() -> None:
     zero = np.zeros(2)
 
-    assert np.isfinite(rmia(zero, zero, population_target=zero, population_typical=zero)).all()
+    assert np.isfinite(rmia(zero, zero, population_target=zero, population_typical=zero, gamma=2.0)).all()

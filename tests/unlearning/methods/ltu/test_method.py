@@ -160,7 +160,9 @@ def test_a_few_forget_samples_count_as_their_part_of_a_batch(
     monkeypatch.setattr(
         method, "forget_weights", lambda task, criterion, forget, **more: torch.ones(len(forget.targets))
     )
-    monkeypatch.setattr(method, "remembering_feedback", lambda *given: weights.append(given[5]) or remembering(*given))
+    monkeypatch.setattr(
+        method, "remembering_feedback", lambda *given: weights.append(given[3].weights) or remembering(*given)
+    )
     next(unlearn(LTU(batch_size=16, query_size=16, attackers=2), task(plain, forgotten=forgotten)))
 
     torch.testing.assert_close(weights[0], torch.full((min(forgotten, 16),), weight))
