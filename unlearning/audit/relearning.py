@@ -551,19 +551,22 @@ def calibrate_relearner(
                 best = (miss, replace(trial, limit=math.ceil(limit * max(curve.delay, steps))))
             if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
-        if curve.censored and _unstable(curve, target):
-            fast, rate = min(fast, rate), 0.25 * rate
-        elif curve.censored:
-            slow = max(slow, rate)
-            way = (curve.losses[0] - min(curve.losses)) / (curve.losses[0] - target)
-            rate *= max(1.5, min(3.0, curve.steps[-1] / way / steps / 2)) if way > 0 else 3.0
-        elif curve.delay > steps:
-            slow, rate = max(slow, rate), min(1.5, curve.delay / steps) * rate
-        else:
-            fast, rate = min(fast, rate), curve.delay / steps * rate
+        factor = _factor(curve, steps=steps, target=target)
+        slow, fast = (max(slow, rate), fast) if factor > 1 else (slow, min(fast, rate))
+        rate *= factor
         if slow and not slow < rate < fast:
             rate = math.sqrt(slow * fast)
     return best[1] if best else None
+
+
+def _factor(curve: Curve, *, steps: int, target: float) -> float:
+    """Return by what to multiply a rate that gave this curve, to learn in `steps` steps: above 1 if it is too low."""
+    if not curve.censored:
+        return min(1.5, curve.delay / steps)
+    if _unstable(curve, target):
+        return 0.25
+    way = (curve.losses[0] - min(curve.losses)) / (curve.losses[0] - target)
+    return max(1.5, min(3.0, curve.steps[-1] / way / steps / 2)) if way > 0 else 3.0
 
 
 def _unstable(curve: Curve, target: float) -> bool:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearning.audit.intervals import Interval, percentile, resamples, student, wilson
+from unlearning.audit.intervals import Interval, mean_of, percentile, resamples, student, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 150), (7, 150), (150, 150), (5000, 9999)])
@@ -16,6 +16,16 @@ def test_wilson_agrees_with_scipy(successes: int, n: int, confidence: float) -> 
 
 def test_student_agrees_with_scipy() -> None:
     assert student(0.9, 5) == pytest.approx(stats.t.ppf(0.95, 5))
+
+
+def test_the_interval_of_a_mean_is_students_within_the_bounds_and_one_value_says_nothing() -> None:
+    values = np.random.default_rng(0).uniform(0.3, 0.7, 12)
+    found = mean_of(values, confidence=0.9)
+
+    low, high = stats.t.interval(0.9, 11, loc=values.mean(), scale=stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert mean_of(np.array([2.0, 9.0]), confidence=0.9, bounds=(0.0, 10.0)).high == 10.0
+    assert mean_of(np.array([0.4]), confidence=0.9) == Interval(0.4, 0.0, 1.0)
 
 
 def test_resampling_draws_as_many_as_there_are() -> None:
