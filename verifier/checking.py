@@ -1,13 +1,14 @@
 """Check a signed statement, and the files given with it, and say what is proven and what is not."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from verifier.commitment import read_inclusion, read_subject_inclusion
 from verifier.errors import Malformed, NotProven
-from verifier.keys import read_keys
+from verifier.keys import TrustedKey, read_keys
 from verifier.log import check_entry, read_log_proof
 from verifier.method_names import short_method
 from verifier.statement import (
@@ -64,46 +65,59 @@ def verify_files(
     try:
         trusted = [key for path in keys for key in read_keys(_read(path))]
         signed = read_statement(_read(statement), keys=trusted)
+        of_people = "Whether a person is among those whose samples were forgotten (--subject)."
+        checks: tuple[tuple[Path | None, Callable[[Statement, Path], str], str | None], ...] = (
+            (report, _prove_report, "Whether a report is the statement's report (--report)."),
+            (weights, _prove_weights, "Whether a file of weights is the one that the statement is about (--weights)."),
+            (sample, _prove_sample, "Whether a sample is among the forgotten ones (--sample)."),
+            (subject, _prove_subject, None if signed.predicate.get("people") is None else of_people),
+            (
+                log,
+                partial(_prove_logged, keys=trusted),
+                "Whether the result was written to the log at the time (--log).",
+            ),
+        )
         proven = [f"The statement has not changed since the key {signed.key.key_id} signed it."]
-        unchecked = []
-        if report is None:
-            unchecked.append("Whether a report is the statement's report (--report).")
-        else:
-            check_report(signed, _read(report))
-            proven.append(f"The report {report.name} is the statement's report (SHA-256 {signed.report_sha256}).")
-        if weights is None:
-            unchecked.append("Whether a file of weights is the one that the statement is about (--weights).")
-        else:
-            digest = _file_sha256(weights)
-            check_weights(signed, digest)
-            proven.append(f"The weights {weights.name} are those that the statement is about (SHA-256 {digest}).")
-        if sample is None:
-            unchecked.append("Whether a sample is among the forgotten ones (--sample).")
-        else:
-            proof = read_inclusion(_read(sample))
-            check_sample(signed, proof)
-            proven.append(
-                f"The sample {proof.sample_id!r} of {proof.dataset!r} is one of the {proof.size:,} that the statement commits to."
-            )
-        if subject is not None:
-            named = read_subject_inclusion(_read(subject))
-            check_subject(signed, named)
-            proven.append(f"The person {named.subject!r} is one of the {named.size:,} that the statement commits to.")
-        elif signed.predicate.get("people") is not None:
-            unchecked.append("Whether a person is among those whose samples were forgotten (--subject).")
-        if log is None:
-            unchecked.append("Whether the result was written to the log at the time (--log).")
-        else:
-            entry = check_entry(read_log_proof(_read(log)), keys=trusted)
-            check_logged(signed, entry.content)
-            proven.append(
-                f"The result is entry {entry.index} of the log {entry.checkpoint.origin}, which had {entry.checkpoint.size} "
-                f"entries at its log checkpoint; the log dates it {entry.at}."
-            )
+        proven += [prove(signed, path) for path, prove, _ in checks if path is not None]
     except NotProven as error:
         return Outcome(refused=error)
     return Outcome(
-        proven=proven, stated=_stated(signed), unchecked=unchecked, limits=list(map(str, signed.predicate["limits"]))
+        proven=proven,
+        stated=_stated(signed),
+        unchecked=[question for path, _, question in checks if path is None and question is not None],
+        limits=list(map(str, signed.predicate["limits"])),
+    )
+
+
+def _prove_report(signed: Statement, path: Path) -> str:
+    check_report(signed, _read(path))
+    return f"The report {path.name} is the statement's report (SHA-256 {signed.report_sha256})."
+
+
+def _prove_weights(signed: Statement, path: Path) -> str:
+    digest = _file_sha256(path)
+    check_weights(signed, digest)
+    return f"The weights {path.name} are those that the statement is about (SHA-256 {digest})."
+
+
+def _prove_sample(signed: Statement, path: Path) -> str:
+    proof = read_inclusion(_read(path))
+    check_sample(signed, proof)
+    return f"The sample {proof.sample_id!r} of {proof.dataset!r} is one of the {proof.size:,} that the statement commits to."
+
+
+def _prove_subject(signed: Statement, path: Path) -> str:
+    proof = read_subject_inclusion(_read(path))
+    check_subject(signed, proof)
+    return f"The person {proof.subject!r} is one of the {proof.size:,} that the statement commits to."
+
+
+def _prove_logged(signed: Statement, path: Path, *, keys: Sequence[TrustedKey]) -> str:
+    entry = check_entry(read_log_proof(_read(path)), keys=keys)
+    check_logged(signed, entry.content)
+    return (
+        f"The result is entry {entry.index} of the log {entry.checkpoint.origin}, which had {entry.checkpoint.size} entries at its "
+        f"log checkpoint; the log dates it {entry.at}."
     )
 
 

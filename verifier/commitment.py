@@ -1,11 +1,10 @@
 """Commitments: prove to one person that they, or one of their samples, are in a job's commitment, and reveal nobody else."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from verifier.errors import Malformed, Mismatch, require_type, unreadable
+from verifier.errors import UNREADABLE, Malformed, Mismatch, read_json, require_type, unreadable
 from verifier.merkle import included, leaf_hash
 
 TYPE = "https://expunge.dev/proofs/inclusion/v1"
@@ -90,39 +89,39 @@ def sample_leaf(salt: bytes, dataset: str, sample_id: str) -> bytes:
 
 def read_inclusion(data: bytes) -> Inclusion:
     """Read a proof that a sample is included from its file. Raises Malformed."""
-    content, salt, shared = _read(data, TYPE)
+    content, shared = _read(data, TYPE)
     try:
-        return Inclusion(dataset=str(content["dataset"]), sample_id=str(content["sample_id"]), salt=salt, **shared)
+        return Inclusion(dataset=str(content["dataset"]), sample_id=str(content["sample_id"]), **shared)
     except KeyError as error:
-        raise Malformed(f"The proof of inclusion lacks {error}.") from error
+        raise unreadable("The proof of inclusion", error) from error
 
 
 def read_subject_inclusion(data: bytes) -> SubjectInclusion:
     """Read a proof that a person is included from its file. Raises Malformed."""
-    content, salt, shared = _read(data, SUBJECT_TYPE)
+    content, shared = _read(data, SUBJECT_TYPE)
     try:
         opening = bytes.fromhex(content["opening"])
-        proof = SubjectInclusion(subject=str(content["subject"]), opening=opening, salt=salt, **shared)
-    except (ValueError, KeyError, TypeError) as error:
+        proof = SubjectInclusion(subject=str(content["subject"]), opening=opening, **shared)
+    except UNREADABLE as error:
         raise unreadable("The proof of inclusion", error) from error
     if len(opening) != SALT_BYTES:
         raise Malformed(f"The opening must be {SALT_BYTES} bytes long.")
     return proof
 
 
-def _read(data: bytes, kind: str) -> tuple[dict[str, Any], bytes, dict[str, Any]]:
-    """Read what every proof has: its whole content, the salt, and the arguments that say where it is in the tree."""
+def _read(data: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a proof: its whole content, and the arguments that every proof has."""
     try:
-        content = json.loads(data)
+        content = read_json(data)
         require_type("The proof of inclusion", content, kind)
         salt, path = bytes.fromhex(content["salt"]), tuple(bytes.fromhex(step) for step in content["path"])
         place = {"index": int(content["leaf_index"]), "size": int(content["tree_size"]), "path": path}
-        report_id = str(content["report_id"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        shared = {"report_id": str(content["report_id"]), "salt": salt, **place}
+    except UNREADABLE as error:
         raise unreadable("The proof of inclusion", error) from error
     if len(salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in path):
         raise Malformed(f"The salt and each step of the path must be {SALT_BYTES} bytes long.")
-    return content, salt, {"report_id": report_id, **place}
+    return content, shared
 
 
 def check_inclusion(proof: Inclusion, *, root: bytes, size: int) -> None:

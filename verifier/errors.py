@@ -1,13 +1,8 @@
-"""Errors of the verifier: why something is not proven.
+"""Why something is not proven, and the reading of files that may hold anything."""
 
-NotProven
-├── Malformed        a file is truncated, of another format, or lacks a field
-├── BadSignature     none of the given keys signed exactly these bytes
-├── Revoked          the signature is good, but its key is revoked
-└── Mismatch         the signature is good, but it is about something other than what was given
-"""
-
+import json
 from collections.abc import Mapping
+from typing import Any
 
 
 class NotProven(Exception):
@@ -15,23 +10,36 @@ class NotProven(Exception):
 
 
 class Malformed(NotProven):
-    """A file cannot be read as what it should be."""
+    """A file is truncated, of another format, or lacks a field."""
 
 
 class BadSignature(NotProven):
-    """No given key signed these bytes."""
+    """None of the given keys signed exactly these bytes."""
 
 
 class Revoked(NotProven):
-    """The key that signed is revoked: nothing signed with it counts."""
+    """The signature is good, but its key is revoked: nothing signed with it counts."""
 
 
 class Mismatch(NotProven):
-    """The signed content is about other weights, another report, another sample, another person or another tree."""
+    """The signature is good, but it is about other weights, another report, another sample, another person or another tree."""
 
+
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+"""What a file raises that is not what it should be, while its JSON is read and its fields are taken."""
 
 PROBLEMS = "https://expunge.dev/problems/"
 """What the type of an error begins with that the service answers in place of a proof."""
+
+
+def read_json(text: bytes | str) -> Any:
+    """Parse JSON that holds only what can be computed with. Raises ValueError, also for other JSON, and RecursionError.
+
+    Python reads NaN, 1e999 and half of a surrogate pair too. The first two are no whole number, and the last has no UTF-8 form.
+    """
+    found = json.loads(text)
+    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    return found
 
 
 def unreadable(what: str, error: Exception) -> Malformed:

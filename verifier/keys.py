@@ -1,7 +1,6 @@
 """Public signing keys (Ed25519): read them from a file, and compute their ids."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from verifier.errors import Malformed, Revoked
+from verifier.errors import UNREADABLE, Malformed, Revoked, read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +49,8 @@ def read_keys(data: bytes) -> list[TrustedKey]:
         if text.lstrip().startswith("-----BEGIN"):
             public = read_public_key(text)
             return [TrustedKey(key_id=key_id(public), public=public)]
-        listed = json.loads(text)["items"]
-        return [_listed(item) for item in listed]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return [_listed(item) for item in read_json(text)["items"]]
+    except UNREADABLE as error:
         raise Malformed("The file of keys is neither PEM nor the JSON of GET /keys.") from error
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from verifier.errors import BadSignature, Malformed, Mismatch, require_type, unreadable
+from verifier.errors import UNREADABLE, BadSignature, Malformed, Mismatch, read_json, require_type, unreadable
 from verifier.keys import TrustedKey, choose_valid, named
 from verifier.merkle import consistent, included, leaf_hash, root_hash
 
@@ -140,7 +139,7 @@ def content_hmac(key: bytes, content: str) -> str:
 def read_log_proof(data: bytes) -> LogProof:
     """Read the proof of an entry from its file. Raises Malformed."""
     try:
-        proof = json.loads(data)
+        proof = read_json(data)
         require_type("The proof from the log", proof, TYPE)
         return LogProof(
             leaf=base64.b64decode(proof["leaf"], validate=True),
@@ -150,7 +149,7 @@ def read_log_proof(data: bytes) -> LogProof:
             path=tuple(bytes.fromhex(step) for step in proof["path"]),
             checkpoint=str(proof["checkpoint"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise unreadable("The proof from the log", error) from error
 
 
@@ -161,8 +160,8 @@ def check_entry(proof: LogProof, *, keys: Sequence[TrustedKey]) -> Entry:
     if not included(leaf, index=proof.index, size=checkpoint.size, path=proof.path, root=checkpoint.root):
         raise Mismatch("The proof does not show that the entry is in the log.")
     try:
-        leaf_content = json.loads(proof.leaf)
-        content = json.loads(proof.content)
+        leaf_content = read_json(proof.leaf)
+        content = read_json(proof.content)
         if not hmac.compare_digest(str(leaf_content["commitment"]), content_hmac(proof.key, proof.content)):
             raise Mismatch("The given content is not the content that the log recorded.")
         entry = Entry(
@@ -172,7 +171,7 @@ def check_entry(proof: LogProof, *, keys: Sequence[TrustedKey]) -> Entry:
             index=proof.index,
             checkpoint=checkpoint,
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed("It is in the log, but this program cannot read the entry.") from error
     return entry
 

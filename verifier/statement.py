@@ -5,7 +5,6 @@ DSSE: github.com/secure-systems-lab/dsse.
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from verifier.commitment import Inclusion, SubjectInclusion, check_inclusion, check_subject_inclusion
-from verifier.errors import BadSignature, Malformed, Mismatch
+from verifier.errors import UNREADABLE, BadSignature, Malformed, Mismatch, read_json
 from verifier.keys import TrustedKey, choose_valid, named
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -40,7 +39,7 @@ def read_statement(data: bytes, *, keys: Sequence[TrustedKey]) -> Statement:
     """Read a signed statement. Raises Malformed, BadSignature, Revoked."""
     payload, key = open_envelope(data, payload_type=PAYLOAD_TYPE, keys=keys)
     try:
-        found = json.loads(payload)
+        found = read_json(payload)
         if (found["_type"], found["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
             raise Malformed(f"It is signed, but it is not a statement about unlearning: {found['predicateType']!r}.")
         statement = Statement(
@@ -49,7 +48,7 @@ def read_statement(data: bytes, *, keys: Sequence[TrustedKey]) -> Statement:
             predicate=found["predicate"],
         )
         _check_predicate(statement.predicate)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"It is signed, but the statement is incomplete ({error}).") from error
     if not statement.subjects:
         raise Malformed("It is signed, but the statement names no weights.")
@@ -166,10 +165,10 @@ def open_envelope(data: bytes, *, payload_type: str, keys: Sequence[TrustedKey])
     even if its signature is good. Raises Malformed, BadSignature, Revoked.
     """
     try:
-        found = json.loads(data)
+        found = read_json(data)
         kind, payload = str(found["payloadType"]), _bytes(found["payload"])
         signatures = [_bytes(one["sig"]) for one in found["signatures"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed("The file is not a DSSE envelope, or it is not complete.") from error
     signed_by = [key for key in keys for one in signatures if _is_good(key, one, encoded(kind, payload))]
     if not signed_by:

@@ -15,6 +15,8 @@ from verifier.errors import BadSignature, Malformed, Mismatch, Revoked
 from verifier.keys import pem
 from verifier.statement import PAYLOAD_TYPE
 
+PERSON = SubjectInclusion(report_id="r", subject="ann", opening=bytes(32), salt=bytes(32), index=0, size=1, path=())
+
 
 def verify(case: Case, **changes: Path) -> Outcome:
     given = {
@@ -229,6 +231,46 @@ def test_an_error_of_the_service_that_was_saved_as_a_proof_is_named(case: Case, 
 
     assert isinstance(refused, Malformed)
     assert "There is no job 17." in str(refused)
+
+
+@pytest.mark.parametrize("no_number", ["1e999", "NaN", "-Infinity"])
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [("sample", "leaf_index"), ("sample", "tree_size"), ("log", "leaf_index"), ("subject", "tree_size")],
+)
+def test_a_number_that_is_no_whole_one_is_refused_and_not_raised(
+    case: Case, given: str, field: str, no_number: str
+) -> None:
+    proof = {"sample": "inclusion.json", "log": "log-entry.json"}.get(given)
+    content = json.loads(case.path(proof).read_text()) if proof else PERSON.to_json()
+    case.path("changed.json").write_text(json.dumps(content | {field: "HERE"}).replace('"HERE"', no_number))
+    assert isinstance(verify(case, **{given: case.path("changed.json")}).refused, Malformed)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ("sample", "sample_id"),
+        ("sample", "dataset"),
+        ("subject", "subject"),
+        ("log", "checkpoint"),
+        ("log", "content"),
+        ("statement", "payloadType"),
+        ("key", "items"),
+    ],
+)
+def test_a_text_that_has_no_utf_8_form_is_refused_and_not_raised(case: Case, given: str, field: str) -> None:
+    files = {"sample": "inclusion.json", "log": "log-entry.json", "statement": "statement.json"}
+    content = json.loads(case.path(files[given]).read_text()) if given in files else PERSON.to_json()
+    case.path("changed.json").write_text(json.dumps(content | {field: "\ud800"}))
+    assert isinstance(verify(case, **{given: case.path("changed.json")}).refused, Malformed)
+
+
+def test_a_signed_statement_with_an_endless_number_of_samples_is_refused_and_not_raised(case: Case) -> None:
+    content = json.dumps(payload(case)).replace('"samples": 5', '"samples": 1e999')
+    assert "1e999" in content
+    case.path("resigned.json").write_text(json.dumps(case.signer.envelope(PAYLOAD_TYPE, content.encode())))
+    assert isinstance(verify(case, statement=case.path("resigned.json")).refused, Malformed)
 
 
 def test_a_file_that_is_no_proof_is_refused_with_what_it_lacks(case: Case) -> None:
