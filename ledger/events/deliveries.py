@@ -156,9 +156,7 @@ def cut_waits(session: Session) -> None:
 
 def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:
     """Record and count a try, and schedule the next one, if any. If the endpoint was deleted meanwhile, only count the try."""
-    endpoint = session.get(
-        WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True}, populate_existing=True
-    )
+    endpoint = _lock_endpoint(session, batch)
     increment_tally(session, TALLY, made.outcome)
     row = session.get(WebhookDelivery, delivery.id, with_for_update=True, populate_existing=True)
     if endpoint is None or row is None:
@@ -181,6 +179,11 @@ def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *,
     session.flush()
 
 
+def _lock_endpoint(session: Session, batch: Batch) -> WebhookEndpoint | None:
+    """Lock a batch's endpoint, and read it anew; None if it was deleted."""
+    return session.get(WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
 def _schedule_next_try(row: WebhookDelivery, moment: datetime, random: Random) -> None:
     if row.failures >= len(SCHEDULE):
         _finish(row, DeliveryState.FAILED, moment)
@@ -200,7 +203,7 @@ def _finish(row: WebhookDelivery, state: DeliveryState, moment: datetime) -> Non
 
 def release_batch(session: Session, batch: Batch, *, pause: bool) -> None:
     """Give the endpoint back to the relays, after `RETRY_PAUSE` if a try has failed."""
-    endpoint = session.get(WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True})
+    endpoint = _lock_endpoint(session, batch)
     if endpoint is not None and endpoint.busy_until == batch.held_until:
         endpoint.busy_until = now(session) + RETRY_PAUSE if pause else None
 

@@ -148,7 +148,8 @@ def _caller(session: Session, key: ApiKey) -> Caller:
 
 def revoke_key(session: Session, *, tenant_id: UUID, key_id: UUID) -> KeyView:
     """Revoke a key. Revoking it again does nothing. Raises UnknownKey."""
-    key = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id).with_for_update())
+    mine = select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id)
+    key = session.scalar(mine.with_for_update().execution_options(populate_existing=True))
     if key is None:
         raise UnknownKey(f"there is no API key {key_id}")
     key.revoked_at = key.revoked_at or now(session)

@@ -184,7 +184,8 @@ def record_reported(session: Session, request: Managed, manager: str) -> None:
 
     Changes nothing if the manager has asked again meanwhile: its newer reply has had no result.
     """
-    row = session.get_one(ManagedRequest, (request.tenant_id, manager, request.reference), with_for_update=True)
+    mine = (request.tenant_id, manager, request.reference)
+    row = session.get_one(ManagedRequest, mine, with_for_update=True, populate_existing=True)
     if row.reply != request.reply:
         return
     row.reported = request.state

@@ -236,8 +236,9 @@ def sign_checkpoint(
     found = tree_head(session)
     if session.get(LogCheckpoint, found.size) is not None:
         return None
-    session.execute(insert(LogCheckpoint).values(size=found.size, note=sign(found)))
-    return found
+    signed = upsert(LogCheckpoint).values(size=found.size, note=sign(found)).on_conflict_do_nothing()
+    # Of two that sign the same tree at once, the second waits here for the first.
+    return None if session.scalar(signed.returning(LogCheckpoint.size)) is None else found
 
 
 def check_continues(session: Session, last: TreeHead) -> None:

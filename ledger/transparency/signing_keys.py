@@ -1,6 +1,7 @@
 """Public signing keys: register, list and revoke them."""
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
@@ -12,11 +13,10 @@ from ledger.transparency.log import log_key
 
 def register_signing_key(session: Session, *, key_id: str, public_key: str) -> resources.SigningKey:
     """Register a public key. From now on the worker signs with its private key. Raises AlreadyRegistered."""
-    if session.get(SigningKey, key_id) is not None:
+    made = insert(SigningKey).values(key_id=key_id, public_key=public_key).on_conflict_do_nothing()
+    key = session.scalar(made.returning(SigningKey))
+    if key is None:
         raise AlreadyRegistered(f"the signing key {key_id} is registered already")
-    key = SigningKey(key_id=key_id, public_key=public_key)
-    session.add(key)
-    session.flush()
     log_key(session, key_id=key_id, revoked=False)
     return resources.SigningKey.model_validate(key)
 
@@ -36,7 +36,7 @@ def usable_signing_keys(session: Session) -> list[str]:
 
 def revoke_signing_key(session: Session, *, key_id: str, reason: str) -> resources.SigningKey:
     """Revoke a key for ever. All of its signatures become void. Revoking it again changes nothing. Raises UnknownKey."""
-    key = session.get(SigningKey, key_id, with_for_update=True)
+    key = session.get(SigningKey, key_id, with_for_update=True, populate_existing=True)
     if key is None:
         raise UnknownKey(f"there is no signing key {key_id}")
     if key.revoked_at is None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 from ledger.events.timeline import list_model_events
 from ledger.jobs.approvals import set_approvals
 from ledger.registry.access import Scope
-from ledger.registry.models import get_model, list_models, list_versions, set_escalation
+from ledger.registry.models import get_model, list_models, list_versions, lock_model, set_escalation
 from ledger.registry.versions import promote
 from ledger.requests import do_not_train
 from ledger.resources import Event, Listing, Model, Version
@@ -111,7 +111,8 @@ def post_promote(name: Name, number: Number, caller: Promoter, ledger: Ledger) -
     409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model. Where
     the model's versions need approval, the key must be an admin's.
     """
-    if get_model(ledger, tenant_id=caller.tenant_id, name=name).approve_versions:
+    # Locked, so that an admin who asks for approvals at this moment comes before this call or after it.
+    if lock_model(ledger, tenant_id=caller.tenant_id, name=name).approve_versions:
         require(caller, Scope.ADMIN)
     return promote(ledger, tenant_id=caller.tenant_id, model=name, number=number, by=caller.name)
 

@@ -14,6 +14,7 @@ from ledger.metrics import read_tallies
 from ledger.registry.access import ensure_tenant
 from ledger.requests.deadlines import extend_deadline
 from ledger.states import DeliveryState, DisabledReason, MessageType, Reason, TryOutcome
+from ledger.tables import WebhookEndpoint
 
 TAKEN = Try(outcome=TryOutcome.DELIVERED, status=204, seconds=0.1)
 BROKEN = Try(outcome=TryOutcome.REFUSED, status=500, seconds=0.1)
@@ -135,6 +136,21 @@ def test_another_relay_takes_the_endpoint_of_one_that_died(world, monkeypatch):
     first = take(world)
     assert take(world).deliveries == first.deliveries
     release(world, first)  # the dead man's hand changes nothing
+
+
+def test_a_relay_that_comes_back_does_not_free_an_endpoint_that_another_has_taken(world):
+    webhook_id = add(world)
+    world.submit(1)
+    batch = take(world)
+    with world.sessions.begin() as session:
+        held = session.get(WebhookEndpoint, webhook_id)
+        with world.sessions.begin() as other:
+            taken_until = batch.held_until + timedelta(minutes=3)
+            other.get(WebhookEndpoint, webhook_id).busy_until = taken_until
+        assert held.busy_until == batch.held_until
+        deliveries.release_batch(session, batch, pause=False)
+    with world.sessions() as session:
+        assert session.get(WebhookEndpoint, webhook_id).busy_until == taken_until
 
 
 def test_an_endpoint_that_hangs_holds_up_no_other(world):

@@ -6,6 +6,7 @@ from sqlalchemy import text
 from ledger.db import now
 from ledger.errors import KeyRefused, UnknownKey, UnknownScope
 from ledger.registry.access import Scope, authenticate, ensure_tenant, issue_key, list_keys, revoke_key
+from ledger.tables import ApiKey
 
 
 @pytest.fixture
@@ -93,6 +94,16 @@ def test_scopes_are_a_closed_set(sessions, tenant_id):
     for scopes in ([], ["requests:delete"]):
         with pytest.raises(UnknownScope, match="requests:write"):
             issue(sessions, tenant_id, scopes=scopes)
+
+
+def test_a_key_that_somebody_else_has_revoked_meanwhile_keeps_that_time(sessions, tenant_id):
+    issued = issue(sessions, tenant_id)
+    with sessions.begin() as session:
+        held = session.get(ApiKey, issued.key.id)
+        with sessions.begin() as other:
+            first = revoke_key(other, tenant_id=tenant_id, key_id=issued.key.id)
+        assert held.revoked_at is None
+        assert revoke_key(session, tenant_id=tenant_id, key_id=issued.key.id) == first
 
 
 def test_a_tenant_sees_and_revokes_only_its_own_keys(sessions, tenant_id):

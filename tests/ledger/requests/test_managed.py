@@ -9,10 +9,19 @@ from sqlalchemy import text
 from ledger.errors import IdempotencyMismatch, InvalidTime, NoSubjects, TooLate, UnknownRequest
 from ledger.registry.subjects import assign_subjects
 from ledger.requests.deadlines import extend_deadline
-from ledger.requests.managed import Received, cancel_managed, get_managed, submit_managed, take_changes
+from ledger.requests.managed import (
+    Received,
+    cancel_managed,
+    get_managed,
+    list_results,
+    record_reported,
+    submit_managed,
+    take_changes,
+)
 from ledger.requests.submission import submit
 from ledger.sample_ids import subject_digest
 from ledger.states import ManagedState, Reason
+from ledger.tables import ManagedRequest
 from tests.ledger.conftest import KEY, digests
 
 WAITS, WORKS, DONE, WITHDRAWN = ManagedState
@@ -28,11 +37,23 @@ def people(world):
 
 
 def send(
-    world, sample=1, *, quiet=timedelta(), body="0" * 64, received_at=datetime(2026, 1, 31, tzinfo=UTC), reference="1"
+    world,
+    sample=1,
+    *,
+    quiet=timedelta(),
+    body="0" * 64,
+    received_at=datetime(2026, 1, 31, tzinfo=UTC),
+    reference="1",
+    reply=None,
 ):
     """Send a request for a sample as the manager `portal`; nobody knows a sample from 100 on."""
     received = Received(
-        manager="portal", reference=reference, body_sha256=body, regulation="gdpr", received_at=received_at
+        manager="portal",
+        reference=reference,
+        body_sha256=body,
+        regulation="gdpr",
+        received_at=received_at,
+        reply=reply,
     )
     with world.sessions.begin() as session:
 
@@ -68,6 +89,18 @@ def test_of_two_simultaneous_calls_one_records_the_request(people):
         found = [*threads.map(lambda _: send(people), range(8))]
     assert len({one.received_at for one in found}) == 1
     assert (people.count("managed_requests"), people.count("unlearn_requests")) == (1, 1)
+
+
+def test_a_reply_that_came_while_the_last_ones_result_was_sent_is_kept(people):
+    send(people, 100, reply=b"first")
+    with people.sessions.begin() as session:
+        (due,) = list_results(session, "portal")
+        held = session.get(ManagedRequest, (people.tenant_id, "portal", "1"))
+        send(people, 100, reply=b"second")
+        assert held.reply == b"first"
+        record_reported(session, due, "portal")
+    with people.sessions() as session:
+        assert [one.reply for one in list_results(session, "portal")] == [b"second"]
 
 
 def test_another_body_under_the_same_reference_is_refused_and_another_reference_is_not(people):

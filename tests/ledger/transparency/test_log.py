@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -261,6 +262,21 @@ def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven
         prove(world, subject)
     checkpoint(world)
     assert prove(world, subject).index == tree(world).size - 1
+
+
+def test_of_two_that_sign_the_same_tree_at_once_one_has_signed_it(world):
+    tree(world)
+
+    def sign_too():
+        with world.sessions.begin() as session:
+            return sign_checkpoint(session, sign)
+
+    with ThreadPoolExecutor(1) as other, world.sessions.begin() as session:
+        assert sign_checkpoint(session, sign) is not None
+        second = other.submit(sign_too)
+        world.await_lock("the second to wait")
+        session.commit()
+        assert second.result(PATIENCE) is None
 
 
 def test_entries_wait_for_a_signature_from_when_they_were_written_once_there_is_a_key(world):

@@ -1,12 +1,16 @@
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.cli.caller import do_not_train
 from expunge.errors import Refused
+from ledger.jobs.approvals import set_approvals
 from ledger.registry.access import issue_key
+from tests.fixtures.waiting import PATIENCE, await_that
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
 
 
@@ -94,6 +98,27 @@ def test_promoting_needs_its_own_scope(serve: Serve, site: Site, sessions: sessi
         key = issue_key(session, tenant_id=site.tenant_id, name="release", scopes=["models:write"]).secret
     assert serve(key=key).post("/models/triage/versions/1:promote").status_code == 200
     assert serve(key=site.writer).post("/models/triage/versions/1:promote").status_code == 403
+
+
+def test_whoever_promotes_while_an_admin_asks_for_approvals_comes_before_or_after_it(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        key = issue_key(session, tenant_id=site.tenant_id, name="release", scopes=["models:write"]).secret
+    blocked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+
+    def waits() -> bool:
+        with sessions() as session:
+            return bool(session.scalar(blocked))
+
+    with ThreadPoolExecutor(1) as other, sessions.begin() as session:
+        set_approvals(session, tenant_id=site.tenant_id, model="triage", versions=True, by="admin")
+        promoted = other.submit(serve(key=key).post, "/models/triage/versions/1:promote")
+        await_that(waits, "the promotion to wait")
+        session.commit()
+        assert promoted.result(PATIENCE).status_code == 403
 
 
 def test_the_sample_key_tells_what_not_to_train_on(
