@@ -1,51 +1,7 @@
-"""The errors of the ledger, classified by cause: the caller, the worker, or ours.
+"""The errors of the ledger, by who has to act.
 
-LedgerError
-├── Refused                     the caller: nothing was written
-│   ├── NotFound                no such thing for this tenant
-│   │   ├── UnknownDataset
-│   │   ├── UnknownModel
-│   │   ├── UnknownVersion
-│   │   ├── UnknownRequest
-│   │   ├── UnknownJob
-│   │   ├── UnknownReport
-│   │   ├── NotInReport         the sample is not among those of this report
-│   │   ├── UnknownEntry        not in the log, or its content was erased
-│   │   ├── UnknownKey
-│   │   ├── UnknownUpload
-│   │   ├── UnknownWebhook
-│   │   └── UnknownDelivery
-│   ├── EmptyUpload             an uploaded list holds no sample
-│   ├── NoSamplesMatch          none of the samples is in a training set
-│   ├── MethodUnsuitable        the model lacks what the named method needs
-│   ├── SamplesNotInDataset     samples are not registered
-│   ├── UnknownRegulation
-│   ├── UnknownScope
-│   ├── InvalidName             no address could hold a dataset or a model of that name
-│   ├── InvalidCursor
-│   ├── InvalidPlace            the log has no tree of that size, or the tree no such leaf
-│   ├── InvalidTime             a time without a zone or in the future
-│   ├── MessageExpired          a connected system's message that was sent too long ago
-│   ├── KeyRefused              an unknown, wrong, expired or revoked API key
-│   ├── IdempotencyMismatch     the key was used with another body
-│   └── Conflict                not possible in the current state
-│       ├── AlreadyRegistered
-│       ├── IdempotencyInProgress
-│       ├── TooLate             it can no longer be cancelled or extended
-│       ├── ModelBusy           a job of the model has not ended
-│       ├── SamplesErased       the version knows samples that were erased
-│       ├── NotAwaiting         the job does not await approval
-│       ├── VersionRefused      an approver has refused the version
-│       ├── NotFailed           only a failed job can be retried
-│       ├── NoSubjects          no data set knows whose samples it has
-│       ├── MessageRepeated     a connected system's message has come before
-│       ├── WebhookDisabled     nothing is sent to a disabled endpoint
-│       └── CallbackAddress     an address that requests named for callbacks stays as they named it
-├── WrongSampleKey              the operator: the ledger is hashed under another key than this process has
-├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
-├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
-├── JobCancelled                the caller: the job was cancelled, so the worker ends it and publishes nothing
-└── IllegalMove                 ours: a move that is not in the table of moves
+The caller: Refused with its children; NotFound and Conflict are two kinds of it. The operator: WrongSampleKey and LogForked.
+The worker: StaleClaim and JobCancelled. We: IllegalMove.
 """
 
 

@@ -42,7 +42,7 @@ from service.console.sign_in import MAX_FORM_BYTES
 from service.http import openapi, problems
 from service.http.bodies import LARGE_BODIES, BodyLimit, Bounds
 from service.http.limits import make_address_limit, make_rate_limit
-from service.http.middleware import AccessLog, SecurityHeaders
+from service.http.middleware import MONITORING, AccessLog, SecurityHeaders
 from service.http.sessions import make_database
 from service.http.streaming import MAX_FILES, MAX_LISTS, Streams
 from service.settings import Settings
@@ -53,9 +53,6 @@ logger = logging.getLogger(__name__)
 
 COPIES_INTERVAL = 60.0
 """Seconds between two looks for copies of weights that are not needed any more."""
-
-UNTRACED = "livez,readyz,metrics"
-"""Routes that monitoring calls all the time."""
 
 ROUTERS = (
     pages.navigation,  # first: it takes only what a browser opens
@@ -110,8 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.weights = Streams("files of weights", total=MAX_FILES, share=MAX_FILES // 4)
     app.state.uploads = Streams("uploads", total=uploads.MAX_UPLOADS, share=uploads.MAX_UPLOADS // 4)
     for router in ROUTERS:
-        app.include_router(router)
-    app.state.routes = [route for router in ROUTERS for route in router.routes]
+        problems.include(app, router)
     openapi.install(app)
     problems.install(app)
     try:
@@ -158,7 +154,7 @@ def _trace_calls(app: FastAPI, engine: Engine) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
-    FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=",".join(MONITORING), exclude_spans=["receive", "send"])
     SQLAlchemyInstrumentor().instrument(engine=engine)
 
 

@@ -36,14 +36,11 @@ from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from ledger.transparency.log import signing_state
 from report.evidence import Audit
-from service.http.middleware import known_method
+from service.http.middleware import MONITORING, known_method
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
 
 logger = logging.getLogger(__name__)
-
-UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
-"""Routes that monitoring calls all the time."""
 
 MAX_AGE = 2.0
 """Seconds for which an exposition is given again: however many scrape, the ledger is read once in that time."""
@@ -101,7 +98,8 @@ def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
         info.method = known_method(info.request.scope)
         measure(info)
 
-    counted = Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False)
+    uncounted = [f"^{path}$" for path in MONITORING]
+    counted = Instrumentator(registry=registry, excluded_handlers=uncounted, should_group_status_codes=False)
     counted.add(measure_known).instrument(app)
 
 

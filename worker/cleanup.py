@@ -9,12 +9,13 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import Storage, delete_all
-from ledger.events.checks import delete_expired_messages
 from ledger.events.deliveries import delete_expired_deliveries
+from ledger.events.hand_overs import delete_expired_messages
 from ledger.jobs.checkpoints import unfinished_jobs
 from ledger.jobs.heartbeats import STORAGE, record_heartbeat
 from ledger.registry.held_files import list_outdated, mark_deleted
 from ledger.registry.retention import needed_files
+from ledger.requests.idempotency import delete_expired_keys
 from ledger.requests.uploads import delete_expired_uploads
 
 FOLDER = "checkpoints"
@@ -66,7 +67,7 @@ def record_storage_room(storage: Storage, sessions: sessionmaker[Session]) -> No
 
 
 def delete_expired_rows(sessions: sessionmaker[Session]) -> None:
-    """Delete uploads, delivery logs and messages whose retention has ended, each in a transaction of its own."""
-    for delete in (delete_expired_uploads, delete_expired_deliveries, delete_expired_messages):
+    """Delete idempotency keys, uploads, delivery logs and messages whose retention has ended, each in a transaction of its own."""
+    for delete in (delete_expired_keys, delete_expired_uploads, delete_expired_deliveries, delete_expired_messages):
         with sessions.begin() as session:
             delete(session)

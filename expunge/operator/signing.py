@@ -10,7 +10,7 @@ from expunge.errors import SigningRefused
 from expunge.operator.deployment import Deployment, open_database
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
-from ledger.registry.signatures import list_signable, set_signature
+from ledger.registry.versions import list_signable, set_signature
 from unlearning.errors import WeightsError
 from unlearning.files import file_sha256
 

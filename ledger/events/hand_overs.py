@@ -3,6 +3,9 @@
 Nothing is written when a version is published or promoted: a hand-over is planned afterwards, from what the ledger says is served.
 So none is lost, and a failure undoes no publication. A system that does not answer is tried until it does, or until another
 version is promoted; one that has confirmed is asked again every `CHECK_INTERVAL`.
+
+A system may send a signed message that something has changed there. It is only a reason to check at once what would be checked
+within `CHECK_INTERVAL` anyway. So a message that is lost, or that lies, changes nothing.
 """
 
 import logging
@@ -14,15 +17,17 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements, now
+from ledger.errors import MessageExpired, MessageRepeated
 from ledger.events.deliveries import wait_after
 from ledger.events.timeline import record
 from ledger.metrics import increment_tally
 from ledger.states import OWED, HandOverState, Verdict
-from ledger.tables import HandOver, Job, Model, ModelVersion, Report, Tenant
+from ledger.tables import HandOver, Job, Model, ModelVersion, Report, RequestedCheck, Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,12 @@ VISIBILITY_TIMEOUT = timedelta(minutes=30)
 
 MISSED = "hand_overs_missed"
 """The name of the tally of versions that a system had confirmed and does not serve any more, by connector."""
+
+TOLERANCE = timedelta(minutes=5)
+"""How far the own time of a system's message may be from now, either way: a message that was kept back is refused."""
+
+MESSAGE_RETENTION = timedelta(hours=1)
+"""How long a message's ID is remembered: longer than its time could be accepted again."""
 
 CURRENT = (HandOverState.PENDING, HandOverState.DELIVERED)
 """The states of the version that a system is to have now."""
@@ -82,42 +93,55 @@ def plan_hand_overs(
     concerns: tells by a model's name. withdraws: whether the system can delete; then versions that were purged here are withdrawn.
     A tenant that the ledger does not know has no model yet: the log says so once a process.
     """
-    current = and_(HandOver.model_id == Model.id, HandOver.connector == connector, HandOver.state.in_(CURRENT))
     of_tenant = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
     if of_tenant is None:
         _report_unknown_tenant(connector, tenant)
     found = (
         select(Model.id, Model.name, HandOver.version_id == Model.served_version_id)
-        .outerjoin(HandOver, current)
+        .outerjoin(HandOver, (HandOver.model_id == Model.id) & _is_current(connector))
         .where(Model.tenant_id == of_tenant)
         .order_by(Model.id)  # as everyone locks them
     )
-    for model_id, name, right in session.execute(found).all():
-        if right is (True if concerns(name) else None):
-            continue
-        # Until the end of the transaction nothing is promoted, and no other beat plans.
-        locked = select(Model).where(Model.id == model_id).with_for_update(key_share=True)
-        model = session.scalars(locked.execution_options(populate_existing=True)).one()
-        mine = (HandOver.model_id == model_id) & (HandOver.connector == connector) & HandOver.state.in_(CURRENT)
-        before = session.scalar(select(HandOver).where(mine).execution_options(populate_existing=True))
-        if before is not None and concerns(name) and before.version_id == model.served_version_id:
-            continue  # Another beat has just planned it.
-        _supersede(session, mine)
-        if concerns(name):
-            moment = now(session)
-            # If the system did not take the version before this one either, it has been late since that one was due.
-            since = before.since if before is not None and before.state == HandOverState.PENDING else moment
-            row = HandOver(connector=connector, model_id=model_id, version_id=model.served_version_id, since=since)
-            row.next_try_at = moment
-            session.add(row)
-            session.flush()
+    for model_id, name, is_planned in session.execute(found).all():
+        concerned = concerns(name)
+        if is_planned is not (True if concerned else None):
+            _plan_hand_over(session, connector, model_id, concerned=concerned)
     if withdraws:
-        purged = select(ModelVersion.id).where(ModelVersion.purged_at.is_not(None))
-        due = and_(HandOver.connector == connector, HandOver.state == HandOverState.SUPERSEDED)
-        due &= HandOver.tried_at.is_not(None) & HandOver.version_id.in_(purged)
-        at = func.clock_timestamp()
-        values = {"state": HandOverState.WITHDRAWING, "failures": 0, "since": at, "next_try_at": at}
-        session.execute(update(HandOver).where(due).values(**values).execution_options(synchronize_session=False))
+        _withdraw_purged(session, connector)
+
+
+def _is_current(connector: str) -> ColumnElement[bool]:
+    return (HandOver.connector == connector) & HandOver.state.in_(CURRENT)
+
+
+def _plan_hand_over(session: Session, connector: str, model_id: UUID, *, concerned: bool) -> None:
+    """Plan the hand-over of a model's served version in place of an earlier one, or none if it does not concern the connector."""
+    # Until the end of the transaction nothing is promoted, and no other beat plans.
+    locked = select(Model).where(Model.id == model_id).with_for_update(key_share=True)
+    model = session.scalars(locked.execution_options(populate_existing=True)).one()
+    mine = (HandOver.model_id == model_id) & _is_current(connector)
+    before = session.scalar(select(HandOver).where(mine).execution_options(populate_existing=True))
+    if concerned and before is not None and before.version_id == model.served_version_id:
+        return  # Another beat has just planned it.
+    _supersede(session, mine)
+    if concerned:
+        moment = now(session)
+        # If the system did not take the version before this one either, it has been late since that one was due.
+        since = before.since if before is not None and before.state == HandOverState.PENDING else moment
+        row = HandOver(connector=connector, model_id=model_id, version_id=model.served_version_id, since=since)
+        row.next_try_at = moment
+        session.add(row)
+        session.flush()
+
+
+def _withdraw_purged(session: Session, connector: str) -> None:
+    """Have the versions that were purged here deleted at the system too."""
+    purged = select(ModelVersion.id).where(ModelVersion.purged_at.is_not(None))
+    due = (HandOver.connector == connector) & (HandOver.state == HandOverState.SUPERSEDED)
+    due &= HandOver.tried_at.is_not(None) & HandOver.version_id.in_(purged)
+    at = func.clock_timestamp()
+    values = {"state": HandOverState.WITHDRAWING, "failures": 0, "since": at, "next_try_at": at}
+    session.execute(update(HandOver).where(due).values(**values).execution_options(synchronize_session=False))
 
 
 @cache
@@ -134,7 +158,7 @@ def retire_hand_overs(session: Session, *, keep: Collection[str]) -> None:
     _supersede(session, HandOver.connector.not_in(keep) & HandOver.state.in_(OWED))
 
 
-def _supersede(session: Session, rows: Any) -> None:
+def _supersede(session: Session, rows: ColumnElement[bool]) -> None:
     values = {"state": HandOverState.SUPERSEDED, "next_try_at": None, "since": func.clock_timestamp()}
     session.execute(update(HandOver).where(rows).values(**values).execution_options(synchronize_session=False))
 
@@ -150,9 +174,14 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
     row = session.scalar(first.execution_options(populate_existing=True))
     if row is None:
         return None
-    row.next_try_at = held_until = moment + VISIBILITY_TIMEOUT
+    row.next_try_at = moment + VISIBILITY_TIMEOUT
     row.tried_at = row.tried_at or moment
     session.flush()
+    return _read_version(session, row, held_until=row.next_try_at)
+
+
+def _read_version(session: Session, row: HandOver, *, held_until: datetime) -> HandedVersion:
+    """Read the version of a hand-over that was just taken, with what a connector may tell the system about it."""
     found = (
         select(Tenant.name, Model.name, ModelVersion, Report)
         .join_from(ModelVersion, Model, Model.id == ModelVersion.model_id)
@@ -166,7 +195,7 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
     return HandedVersion(
         id=row.id,
         state=row.state,
-        connector=connector,
+        connector=row.connector,
         tenant=tenant,
         model=model,
         version=version.number,
@@ -242,3 +271,47 @@ def _is_held(row: HandOver, taken: HandedVersion) -> bool:
 
 def _move(row: HandOver, state: HandOverState, moment: datetime, *, next_try_at: datetime | None) -> None:
     row.state, row.since, row.next_try_at, row.failures, row.detail = state, moment, next_try_at, 0, None
+
+
+def request_check(session: Session, *, connector: str, delivery_id: str, sent_at: datetime, model: str | None) -> None:
+    """Record a message whose signature was checked. model: the name of the model that it is about; None for any.
+
+    Raises MessageExpired if it is too old or from the future, and MessageRepeated if it has come before.
+    """
+    if abs(now(session) - sent_at) > TOLERANCE:
+        raise MessageExpired(f"the message was sent more than {TOLERANCE.seconds // 60} minutes ago, or later than now")
+    row = insert(RequestedCheck).values(connector=connector, delivery_id=delivery_id, model=model)
+    made = row.on_conflict_do_nothing().returning(RequestedCheck.delivery_id)
+    if session.scalar(made) is None:
+        raise MessageRepeated("this message has come before")
+
+
+def take_requested_checks(session: Session, connector: str) -> None:
+    """Make the connector's hand-overs due that its messages are about.
+
+    While such a hand-over is being worked on, its message is kept for the next call: the work may have begun before the change.
+    """
+    messages = select(RequestedCheck).where(RequestedCheck.connector == connector, RequestedCheck.taken_at.is_(None))
+    waiting = session.scalars(messages.with_for_update(skip_locked=True)).all()
+    if not waiting:
+        return
+    moment = now(session)
+    mine = _is_current(connector)
+    held = select(Model.name).join(HandOver, HandOver.model_id == Model.id)
+    busy = set(session.scalars(held.where(mine, HandOver.next_try_at > moment + MAX_WAIT)))
+    taken = [one for one in waiting if one.model not in busy and (one.model is not None or not busy)]
+    if not taken:
+        return
+    for one in taken:
+        one.taken_at = moment
+    names = {one.model for one in taken}
+    chosen = mine & (HandOver.state == HandOverState.DELIVERED)
+    if None not in names:
+        chosen &= HandOver.model_id.in_(select(Model.id).where(Model.name.in_(names)))
+    session.execute(update(HandOver).where(chosen).values(next_try_at=moment))
+
+
+def delete_expired_messages(session: Session) -> None:
+    """Delete messages that are older than MESSAGE_RETENTION."""
+    old = RequestedCheck.received_at <= func.clock_timestamp() - MESSAGE_RETENTION
+    session.execute(delete(RequestedCheck).where(old))

@@ -23,7 +23,6 @@ from ledger.registry.lineage import Reference, find_reference, known_samples, re
 from ledger.registry.models import is_reserved
 from ledger.registry.references import ReferenceFile, find_references
 from ledger.requests.batching import close_job
-from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples, job_samples, request_subject_samples, request_subjects
@@ -415,7 +414,6 @@ def sweep(
             max_tries=max_attempts,
             first_wait=first_wait,
         )
-    delete_expired_keys(session)
     return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])
 
 

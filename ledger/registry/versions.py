@@ -1,6 +1,7 @@
 """Versions: register a retrained one, choose the served one, and read what is served and what each version has forgotten.
 
-A version that knows erased samples is refused.
+A version that knows erased samples is refused. The weights of a version may be signed by the operator's own key, so that other
+tools can check them (OpenSSF model signing).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import SamplesErased, UnknownModel, UnknownVersion, VersionRefused
+from ledger.errors import NotFound, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
 from ledger.registry.held_files import replace_checkpoints
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import find_served, get_model, lock_idle_model, to_version
+from ledger.registry.models import find_model, find_served, get_model, lock_idle_model, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -238,3 +239,53 @@ def record_fetch(session: Session, *, version_id: UUID, key_id: UUID) -> None:
     """Record that the weights of a version are sent to the owner of an API key."""
     session.add(WeightFetch(version_id=version_id, key_id=key_id))
     session.flush()
+
+
+def find_served_signature(session: Session, *, tenant_id: UUID, model: str) -> tuple[int, dict[str, Any]]:
+    """Read the signature of the weights that a model serves, and their version's number.
+
+    Raises UnknownModel, and NotFound if they are not signed.
+    """
+    served = find_served(session, tenant_id=tenant_id, model=model)
+    if served.signature is None:
+        raise NotFound(
+            f"version {served.number} is not signed by a key of EXPUNGE_MODEL_SIGNING_KEY; the operator can run expunge sign"
+        )
+    return served.number, served.signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignableVersion:
+    """A version whose weights are stored, and the signature of these if it has one.
+
+    path: the name of the file in the storage. knows_erased: whether it knows samples that were erased since.
+    """
+
+    version_id: UUID
+    number: int
+    weights_sha256: str
+    path: str
+    signature: dict[str, Any] | None
+    knows_erased: bool
+
+
+def list_signable(session: Session, *, tenant_id: UUID, model: str) -> list[SignableVersion]:
+    """List a model's versions whose weights were not purged, oldest first. Raises UnknownModel."""
+    model_id = find_model(session, tenant_id=tenant_id, name=model).id
+    stored = select(ModelVersion).where(ModelVersion.model_id == model_id, ModelVersion.purged_at.is_(None))
+    return [
+        SignableVersion(
+            version_id=version.id,
+            number=version.number,
+            weights_sha256=version.weights_sha256,
+            path=version.weights_path,
+            signature=version.signature,
+            knows_erased=version.knows_erased,
+        )
+        for version in session.scalars(stored.order_by(ModelVersion.number))
+    ]
+
+
+def set_signature(session: Session, version_id: UUID, signature: Mapping[str, Any]) -> None:
+    """Give a version the signature of its weights, in place of an earlier one."""
+    session.get_one(ModelVersion, version_id).signature = dict(signature)

@@ -10,10 +10,10 @@ from connectors.configuration import Connector
 from connectors.mlflow import MlflowRegistry
 from connectors.mlflow_webhooks import MAX_BODY, InvalidSecret, MessageRefused, read_message, read_secret
 from ledger.errors import NotFound
-from ledger.events.checks import request_check
+from ledger.events.hand_overs import request_check
 from service.http.authentication import ApiRoute
 from service.http.bodies import Bounds, RawBody
-from service.http.problems import NotReady, SignatureRefused
+from service.http.problems import NotReady, SignatureRefused, include
 from service.http.sessions import Ledger
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ def install(app: FastAPI, connectors: Sequence[Connector]) -> None:
     app.state.registries = {name: one for name, one in registries.items() if one.webhook_secret_file is not None}
     for registry in app.state.registries.values():
         read_secret(registry.webhook_secret_file)
-    app.include_router(router)
-    app.state.routes = [*app.state.routes, *router.routes]
+    include(app, router)
 
 
 @router.post("/{name}/webhook", status_code=204)

@@ -21,6 +21,7 @@ from service.api.unlearn_requests import NewUnlearnRequest, hash_body, record_re
 from service.http.authentication import ApiRoute, Reader, Writer
 from service.http.bodies import Bounds
 from service.http.fields import Moment, Subject
+from service.http.problems import include
 from service.http.sessions import Ledger
 from service.settings import Settings
 
@@ -85,8 +86,7 @@ def record_managed_request(
 def install(app: FastAPI, managers: Mapping[str, RequestManager]) -> None:
     """Add the calls of the managers to an application."""
     app.state.managers = managers
-    app.include_router(router)
-    app.state.routes = [*app.state.routes, *router.routes]
+    include(app, router)
 
 
 def _find_manager(name: Name, request: Request) -> RequestManager:

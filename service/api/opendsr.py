@@ -74,8 +74,7 @@ class SignedRoute(ApiRoute):
 def install(app: FastAPI, protocol: OpenDsr) -> None:
     """Add the protocol's calls to an application that responds to errors already."""
     app.state.opendsr = protocol
-    app.include_router(router)
-    app.state.routes = [*app.state.routes, *router.routes]
+    problems.include(app, router)
     for kind in problems.HANDLERS:
         app.add_exception_handler(kind, _handle)
 

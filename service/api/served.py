@@ -12,8 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 from connectors.model_signing import MEDIA_TYPE as SIGNATURE
 from connectors.storage import Storage
 from ledger.errors import NotFound
-from ledger.registry.signatures import find_served_signature
-from ledger.registry.versions import ServedWeights, find_served_weights, get_served_version, record_fetch
+from ledger.registry.versions import (
+    ServedWeights,
+    find_served_signature,
+    find_served_weights,
+    get_served_version,
+    record_fetch,
+)
 from ledger.resources import ServedVersion
 from service.http.authentication import ApiRoute, WeightsReader
 from service.http.caching import NOT_CHANGED, conditional, matches

@@ -18,7 +18,7 @@ from service.api.managers import record_managed_request
 from service.http.authentication import ApiRoute, Writer
 from service.http.bodies import RawBody, parse
 from service.http.fields import Moment
-from service.http.problems import SignatureRefused
+from service.http.problems import SignatureRefused, include
 from service.http.sessions import Ledger
 from service.settings import Settings
 
@@ -58,8 +58,7 @@ router = APIRouter(route_class=ApiRoute, prefix="/transcend", include_in_schema=
 def install(app: FastAPI, transcend: Transcend) -> None:
     """Add the calls to an application."""
     app.state.transcend = transcend
-    app.include_router(router)
-    app.state.routes = [*app.state.routes, *router.routes]
+    include(app, router)
 
 
 @router.post("/webhook")

@@ -117,7 +117,7 @@ def post_webhook(asked: NewWebhook, request: Request, caller: Admin, ledger: Led
     )
 
 
-@router.get("/webhooks", summary="List the webhooks", responses=problems(401, 403, 503))
+@router.get("/webhooks", summary="List the webhooks", responses=problems(401, 403, 422, 503))
 def get_webhooks(caller: Admin, ledger: Ledger) -> Listing[Webhook]:
     """All endpoints of the tenant, oldest first, without their secrets."""
     return Listing[Webhook](items=list_webhooks(ledger, tenant_id=caller.tenant_id))

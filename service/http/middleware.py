@@ -24,8 +24,8 @@ SECURITY_HEADERS = {
 
 CALL_ID_HEADER = "X-Request-ID"
 
-UNLOGGED = frozenset({"/livez", "/readyz", "/metrics"})
-"""Routes that monitoring calls all the time."""
+MONITORING = ("/livez", "/readyz", "/metrics")
+"""Routes that monitoring calls all the time: they are not logged, not counted and not traced."""
 
 
 class SecurityHeaders:
@@ -108,7 +108,7 @@ def _callers_id(scope: Scope) -> UUID | None:
 
 def _log(scope: Scope, *, status: int, seconds: float) -> None:
     route = _route(scope)
-    if route in UNLOGGED:
+    if route in MONITORING:
         return
     ids = {name: str(value) for name, value in scope.get("path_params", {}).items() if isinstance(value, UUID)}
     level = logging.ERROR if status >= 500 else logging.INFO

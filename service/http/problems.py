@@ -1,21 +1,7 @@
 """Errors of the service, and the problem details (RFC 9457) with which it responds to every error.
 
-ServiceError
-├── ScopeMissing           the caller's: the key is good, but lacks the scope
-├── InvalidQuery           the caller's: the query has a parameter that the route does not take, or one twice
-├── UnsupportedMediaType   the caller's: the body is not declared as JSON, or as what an upload takes
-├── BodyError              the caller's, found while the body is read
-│   ├── BodyTooLarge       more bytes than the operator allows
-│   ├── BodyStalled        it does not arrive
-│   ├── MalformedJson      JSON for a lenient parser alone
-│   └── InvalidBody        the shape or a value of a large body is wrong
-├── InvalidLine            the caller's: a line of an uploaded list is not a sample ID
-├── TooManyCalls           the caller's: more calls than its key, or its address without a key, may make
-├── CrossSite              another site's: a form of the console that was sent from elsewhere
-├── SignatureRefused       another system's: its message is not signed as it must be
-└── NotReady               transient: the database or the broker does not answer
-
-`PROBLEMS` maps these, and the ledger's errors, to what the caller gets.
+`PROBLEMS` maps the service's errors, and the ledger's, to what the caller gets. NotReady is transient; all others are the fault of
+the caller, or of the system or site that sent the call.
 """
 
 import difflib
@@ -26,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi import HTTPException as FastAPIError
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -231,6 +217,12 @@ def install(app: FastAPI) -> None:
     """Make the application respond to every error with a problem."""
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
+
+
+def include(app: FastAPI, router: APIRouter) -> None:
+    """Add a router's calls to an application, and list its routes for the methods that a 405 names: `app.routes` has them not."""
+    app.include_router(router)
+    app.state.routes = [*getattr(app.state, "routes", ()), *router.routes]
 
 
 def handle(request: Request, error: Exception) -> Response:

@@ -2,13 +2,12 @@
 
 from alembic import command
 
-from ledger.events.checks import take_requested_checks
-from ledger.registry.signatures import find_served_signature, list_signable, set_signature
+from ledger.events.hand_overs import take_requested_checks
+from ledger.registry.versions import find_served_signature, list_signable, set_signature
 from ledger.requests.managed import list_results
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import World
-from tests.ledger.events.test_checks import ask, waiting
-from tests.ledger.events.test_hand_overs import plan, states, succeed, take
+from tests.ledger.events.test_hand_overs import ask, plan, states, succeed, take, waiting
 
 BEFORE = "0031"
 

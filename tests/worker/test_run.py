@@ -25,8 +25,7 @@ from expunge.operator.training import train_workload
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
-from ledger.registry.signatures import find_served_signature
-from ledger.registry.versions import promote
+from ledger.registry.versions import find_served_signature, promote
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
 from ledger.states import STAGES, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState, Verdict

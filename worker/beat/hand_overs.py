@@ -9,8 +9,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import Connector, HandOverFailed
 from connectors.storage import Storage, StorageError
-from ledger.events.checks import take_requested_checks
-from ledger.events.hand_overs import HandedVersion, plan_hand_overs, record_failure, record_success, take_hand_over
+from ledger.events.hand_overs import (
+    HandedVersion,
+    plan_hand_overs,
+    record_failure,
+    record_success,
+    take_hand_over,
+    take_requested_checks,
+)
 from ledger.states import HandOverState
 from unlearning.errors import WeightsError
 from unlearning.files import file_sha256

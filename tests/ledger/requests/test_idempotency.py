@@ -8,6 +8,7 @@ from ledger.errors import IdempotencyInProgress, IdempotencyMismatch, NoSamplesM
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.submission import submit
 from tests.ledger.conftest import digests, nothing_written
+from worker.cleanup import delete_expired_rows
 
 KEY = Idempotency(key="8e03978e", body_sha256="00" * 32)
 
@@ -84,12 +85,12 @@ def test_of_many_at_once_one_is_recorded(world):
 def test_a_key_is_kept_for_thirty_days(world):
     first = world.submit(1, idempotency=KEY)
     age(world, "29 days")
-    world.sweep()
+    delete_expired_rows(world.sessions)
     assert world.submit(1, idempotency=KEY).id == first.id
     age(world, "2 days")
     assert world.submit(1, idempotency=Idempotency(key=KEY.key, body_sha256="22" * 32)).id != first.id
     age(world, "31 days")
-    world.sweep()
+    delete_expired_rows(world.sessions)
     assert world.count("idempotency_keys") == 0
 
 

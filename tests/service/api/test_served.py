@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import service.app
 from ledger.registry.access import issue_key
-from ledger.registry.signatures import set_signature
+from ledger.registry.versions import set_signature
 from service.http import streaming
 from tests.fixtures.s3 import BUCKET, S3
 from tests.fixtures.waiting import await_that
