@@ -98,6 +98,15 @@ class Rewritten:
     without: frozenset[bytes]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSamples:
+    """The digests that a job is about: `forget`, `erased` and `unknown` of its `Claim`."""
+
+    forget: frozenset[bytes]
+    erased: frozenset[bytes]
+    unknown: frozenset[bytes]
+
+
 class RowsLeft(Exception):
     """A job can only be completed without a run once the references have no rows of its samples. file: has them."""
 
@@ -155,14 +164,11 @@ def claim(
         return None
     if job.closed_at is None:
         close_job(session, job)
-    erased = frozenset(session.scalars(select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)))
     base = session.get_one(ModelVersion, model.served_version_id)
-    forget = frozenset(session.scalars(known_samples(session, base, among=job_id))) - erased
-    asked = frozenset(session.scalars(select(job_samples.c.digest).where(job_samples.c.job_id == job_id)))
-    unknown = asked - forget - erased
-    if not forget:
-        if unknown:
-            _take_off(session, job_id, model, base, unknown, rewritten)
+    samples = _read_samples(session, job_id, base)
+    if not samples.forget:
+        if samples.unknown:
+            _take_off(session, job_id, model, base, samples.unknown, rewritten)
         record_erasure(session, job_id=job_id, version=base)
         record(session, "job.superseded", {}, job_id=job_id)
         advance_job(session, job_id, JobState.COMPLETED, reason=Reason.SUPERSEDED, phase=Phase.DONE, progress=1.0)
@@ -170,7 +176,17 @@ def claim(
     if model.approve_jobs and job.approved_at is None:
         await_approval(session, job)
         return None
-    return _take(session, job, model, base, worker=worker, lease=lease, forget=forget, erased=erased, unknown=unknown)
+    return _take(session, job, model, base, samples, worker=worker, lease=lease)
+
+
+def _read_samples(session: Session, job_id: UUID, base: ModelVersion) -> JobSamples:
+    """Read the samples of a closed job, of which the served version `base` may have known some."""
+    erased = frozenset(
+        session.scalars(select(erased_samples.c.digest).where(erased_samples.c.model_id == base.model_id))
+    )
+    forget = frozenset(session.scalars(known_samples(session, base, among=job_id))) - erased
+    asked = frozenset(session.scalars(select(job_samples.c.digest).where(job_samples.c.job_id == job_id)))
+    return JobSamples(forget=forget, erased=erased, unknown=asked - forget - erased)
 
 
 def _take_off(
@@ -206,13 +222,12 @@ def _take(
     job: Job,
     model: Model,
     base: ModelVersion,
+    samples: JobSamples,
     *,
     worker: str,
     lease: timedelta,
-    forget: frozenset[bytes],
-    erased: frozenset[bytes],
-    unknown: frozenset[bytes],
 ) -> Claim:
+    """Begin the job's next attempt under a lease, and gather what its worker needs."""
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
     served = (
@@ -227,7 +242,8 @@ def _take(
         .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
     )
     asked = session.execute(served).all()
-    people = _find_people(session, [request.id for request in asked if request.subjects_given is not None], forget)
+    by_person = [request.id for request in asked if request.subjects_given is not None]
+    people = _find_people(session, by_person, samples.forget)
     session.add(Attempt(job_id=job.id, number=job.attempt, method=job.method, worker=worker))
     advance_job(
         session,
@@ -258,9 +274,9 @@ def _take(
         next_version=newest + 1,
         weights_path=base.weights_path,
         weights_sha256=base.weights_sha256,
-        forget=forget,
-        erased=erased,
-        unknown=unknown,
+        forget=samples.forget,
+        erased=samples.erased,
+        unknown=samples.unknown,
         method=job.method,
         policy=tuple(job.policy),
         policy_index=job.policy_index,

@@ -63,14 +63,14 @@ def interpolate(power: Mapping[int, float], samples: int) -> float:
     return power[below] + share * (power[above] - power[below])
 
 
-def last_durations(model_id: UUID) -> Subquery:
-    """Select how long the model's last twenty jobs `lasted`, from first start to the end of the last attempt.
+def last_jobs(model_id: UUID) -> Subquery:
+    """Select the model's last twenty jobs that ran, and how long each `lasted`, from first start to the end of the last attempt.
 
-    The time in which a version then waited for approval does not count, and neither do jobs that had nothing to run.
+    The time in which a version then waited for approval does not count.
     """
     ended = select(func.max(Attempt.finished_at)).where(Attempt.job_id == Job.id).scalar_subquery()
     return (
-        select((ended - Job.started_at).label("lasted"))
+        select(Job.id, (ended - Job.started_at).label("lasted"))
         .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
         .order_by(Job.created_at.desc())
         .limit(20)
@@ -107,13 +107,7 @@ def method_seconds(session: Session, model_id: UUID, kind: str) -> float | None:
 def plan(session: Session, *, job_id: UUID) -> tuple[resources.PlannedMethod, ...]:
     """List the methods that a job may try, in order: the time that each takes, and how often the last jobs came to it."""
     job = session.get_one(Job, job_id)
-    jobs = (
-        select(Job.id)
-        .where(Job.model_id == job.model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
-        .order_by(Job.created_at.desc())
-        .limit(20)
-        .subquery()
-    )
+    jobs = last_jobs(job.model_id)
     total = session.scalar(select(func.count()).select_from(jobs)) or 0
     kind = Attempt.method["kind"].astext
     came = select(kind, func.count(Attempt.job_id.distinct())).where(Attempt.job_id.in_(select(jobs.c.id)))
@@ -129,7 +123,7 @@ def plan(session: Session, *, job_id: UUID) -> tuple[resources.PlannedMethod, ..
 
 
 def _from_past_jobs(session: Session, model_id: UUID) -> tuple[float, float, float, EstimateSource] | None:
-    seconds = extract("epoch", last_durations(model_id).c.lasted)
+    seconds = extract("epoch", last_jobs(model_id).c.lasted)
     median = func.percentile_cont(0.5).within_group(seconds)
     typical, low, high = session.execute(select(median, func.min(seconds), func.max(seconds))).one()
     if typical is None:

@@ -62,59 +62,22 @@ def publish(
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
-    content = document.report
     # The model is locked first, as in `claim`: otherwise a second message for this job and this publication could deadlock.
     model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = lock_claimed_job(session, claim)
     if job.cancel_requested:
         raise JobCancelled(f"job {job.id} was cancelled before its result was published")
-    version = ModelVersion(
-        model_id=claim.model_id,
-        number=claim.next_version,
-        kind=VersionKind.UNLEARNED,
-        weights_sha256=content.model.weights_after_sha256,
-        weights_path=weights_path,
-        job_id=job.id,
-        signature=dict(signature) if signature is not None else None,
-    )
-    session.add(version)
-    session.flush()
-    stored = Report(
-        id=UUID(content.report_id),
-        tenant_id=claim.tenant_id,
-        job_id=job.id,
-        version_id=version.id,
-        verdict=Verdict(content.verdict.value),
-        sha256=document.sha256,
-        body=json.loads(document.content),
-        statement=dict(statement) if statement is not None else None,
-    )
-    session.add(stored)
+    version, stored = _add_version(session, claim, document, weights_path, statement=statement, signature=signature)
     if commitment is not None:
         record_commitment(session, job.id, commitment, people)
     replaced = None if claim.references is None else (claim.references, references)
-    files = CleanFiles(references=replaced, checkpoints=checkpoints)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
-    hold_files(version, model, files)
-    lost_too_much = utility_drop > model.approve_utility_drop
-    if model.approve_versions or lost_too_much:
-        advance_job(
-            session,
-            job.id,
-            JobState.AWAITING_APPROVAL,
-            data={"what": "version", "version": version.number},
-            reason=Reason.UTILITY_DROP if lost_too_much else None,
-            detail=_why_held(utility_drop, model.approve_utility_drop) if lost_too_much else None,
-            worker=None,
-            lease_until=None,
-            phase=Phase.PUBLISH,
-            progress=1.0,
-            eta_seconds=None,
-            checkpoint=None,
-        )
+    hold_files(version, model, CleanFiles(references=replaced, checkpoints=checkpoints))
+    if model.approve_versions or utility_drop > model.approve_utility_drop:
+        _await_approval(session, job, version, drop=utility_drop, allowed=model.approve_utility_drop)
     else:
         release_files(session, version)
         complete_job(session, job, version, data)
@@ -123,10 +86,61 @@ def publish(
     )
 
 
-def _why_held(drop: float, allowed: float) -> str:
-    return (
+def _add_version(
+    session: Session,
+    claim: Claim,
+    document: Document,
+    weights_path: str,
+    *,
+    statement: Mapping[str, Any] | None,
+    signature: Mapping[str, Any] | None,
+) -> tuple[ModelVersion, Report]:
+    """Write the rows of the version that a job has made, and of its report."""
+    content = document.report
+    version = ModelVersion(
+        model_id=claim.model_id,
+        number=claim.next_version,
+        kind=VersionKind.UNLEARNED,
+        weights_sha256=content.model.weights_after_sha256,
+        weights_path=weights_path,
+        job_id=claim.job_id,
+        signature=dict(signature) if signature is not None else None,
+    )
+    session.add(version)
+    session.flush()
+    report = Report(
+        id=UUID(content.report_id),
+        tenant_id=claim.tenant_id,
+        job_id=claim.job_id,
+        version_id=version.id,
+        verdict=Verdict(content.verdict.value),
+        sha256=document.sha256,
+        body=json.loads(document.content),
+        statement=dict(statement) if statement is not None else None,
+    )
+    session.add(report)
+    return version, report
+
+
+def _await_approval(session: Session, job: Job, version: ModelVersion, *, drop: float, allowed: float) -> None:
+    """Let a job wait until its version is approved. drop: points of merit that it lost; allowed: what the model allows."""
+    why = (
         f"The version lost {drop:.1f} points of merit (accuracy for a classifier) beyond what less data explains; the model allows "
         f"{allowed:g}. Read its report, then approve or reject it."
+    )
+    advance_job(
+        session,
+        job.id,
+        JobState.AWAITING_APPROVAL,
+        data={"what": "version", "version": version.number},
+        reason=Reason.UTILITY_DROP if drop > allowed else None,
+        detail=why if drop > allowed else None,
+        worker=None,
+        lease_until=None,
+        phase=Phase.PUBLISH,
+        progress=1.0,
+        eta_seconds=None,
+        checkpoint=None,
     )
 
 

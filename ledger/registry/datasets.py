@@ -30,15 +30,12 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
 
     Raises InvalidName for a new one. Datasets from before there was a rule keep their names.
     """
+    mine = select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.name == name)
+    # Compared here: PostgreSQL cannot be asked for some of the names that no address could hold.
     if name not in session.scalars(select(Dataset.name).where(Dataset.tenant_id == tenant_id)).all():
         check_name(name, of="dataset")
     session.execute(insert(Dataset).values(tenant_id=tenant_id, name=name).on_conflict_do_nothing())
-    dataset = session.scalars(
-        select(Dataset)
-        .where(Dataset.tenant_id == tenant_id, Dataset.name == name)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    ).one()
+    dataset = session.scalars(mine.with_for_update(key_share=True).execution_options(populate_existing=True)).one()
     dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, digests)
     session.flush()
     return _to_dataset(dataset)

@@ -49,8 +49,6 @@ def register_model(
     policy.
     """
     check_name(name, of="model")
-    if not policy:
-        raise ValueError("a model's policy must name at least one method")
     of_dataset = find_dataset(session, tenant_id=tenant_id, name=dataset)
     made = (
         insert(Model)
@@ -59,7 +57,7 @@ def register_model(
             dataset_id=of_dataset.id,
             name=name,
             workload=workload,
-            policy=[dict(spec) for spec in policy],
+            policy=_checked(policy),
             details=dict(details),
             training_count=0,
             lacks=None if lacks is None else sorted(lacks),
@@ -82,12 +80,8 @@ def register_model(
     )
     session.add(version)
     # It should not have been trained on what other models of its dataset have erased.
-    elsewhere = (
-        select(erased_samples.c.digest)
-        .join(Model, Model.id == erased_samples.c.model_id)
-        .where(Model.dataset_id == of_dataset.id)
-    )
-    model.trained_on_erased = count_common(session, seen, elsewhere)
+    of_others = select(erased_samples.c.digest).join(Model, Model.id == erased_samples.c.model_id)
+    model.trained_on_erased = count_common(session, seen, of_others.where(Model.dataset_id == of_dataset.id))
     session.flush()
     model.served_version_id = version.id
     session.flush()
@@ -124,11 +118,15 @@ def set_policy(session: Session, model: Model, policy: Sequence[Mapping[str, Any
 
     Raises ValueError for an empty policy.
     """
-    if not policy:
-        raise ValueError("a model's policy must name at least one method")
-    model.policy = [dict(spec) for spec in policy]
+    model.policy = _checked(policy)
     record(session, "model.policy", {"policy": model.policy, "by": by}, model_id=model.id)
     session.flush()
+
+
+def _checked(policy: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if not policy:
+        raise ValueError("a model's policy must name at least one method")
+    return [dict(spec) for spec in policy]
 
 
 def set_checkpoints(model: Model, checkpoints: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements, now
 from ledger.events.timeline import record
-from ledger.jobs.estimates import last_durations
+from ledger.jobs.estimates import last_jobs
 from ledger.jobs.jobs import count_to_erase, samples_of_closed_job, samples_of_open_job
 from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Job, Model, Target
@@ -165,7 +165,7 @@ def closing_time(
 
 def longest_duration(session: Session, model_id: UUID) -> timedelta:
     """Give the longest time that one of the model's last twenty jobs took; DEFAULT_DURATION before the first."""
-    longest: timedelta | None = session.scalar(select(func.max(last_durations(model_id).c.lasted)))
+    longest: timedelta | None = session.scalar(select(func.max(last_jobs(model_id).c.lasted)))
     return longest or DEFAULT_DURATION
 
 

@@ -91,11 +91,10 @@ def submit(
         if earlier is not None:
             return get_request(session, tenant_id=tenant_id, request_id=earlier)
     upload = None if upload_id is None else find_upload(session, tenant_id=tenant_id, upload_id=upload_id)
-    datasets = _datasets(session, tenant_id, dataset, upload)
+    datasets, every_dataset = _datasets(session, tenant_id, dataset, upload)
     touched = _touched_models(session, datasets, models)
-    unlimited = dataset is None and (upload is None or upload.dataset_id is None)
-    if unlimited and models:
-        learned = {model.dataset_id for model in touched}
+    if every_dataset and models:
+        learned, every_dataset = {model.dataset_id for model in touched}, False
         datasets = [one for one in datasets if one.id in learned]
     moment = now(session)
     received_at = received_at or moment
@@ -103,7 +102,7 @@ def submit(
     request = UnlearnRequest(
         tenant_id=tenant_id,
         dataset_id=datasets[0].id,
-        every_dataset=unlimited and not models,
+        every_dataset=every_dataset,
         every_model=models is None,
         caller=caller,
         method=dict(method) if method is not None else None,
@@ -120,11 +119,10 @@ def submit(
     session.flush()
     data = {"due_at": request.due_at, "regulation": rule(regulation).title}
     record(session, "request.received", data, request_id=request.id)
-    people = [*committed_tables(subjects)]
     if quiet:
         for model in touched:
             _check_method(session, model, why_unsuitable)
-    committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
+    committed = _match(session, request, datasets, touched, digests=digests, subjects=subjects, upload=upload)
     matched = request.accepted + request.already_erased > 0
     if not matched and not (quiet and touched):
         raise _without_match(request)
@@ -154,17 +152,20 @@ def check_receipt(received_at: datetime, moment: datetime) -> None:
 
 def _datasets(
     session: Session, tenant_id: UUID, dataset: str | Sequence[str] | None, upload: Upload | None
-) -> list[Dataset]:
-    """Find the datasets in which a request means samples, by name. Raises UnknownDataset, UnknownUpload, NoSamplesMatch."""
+) -> tuple[list[Dataset], bool]:
+    """Find the datasets in which a request means samples, by name, and tell whether these are all of the tenant's.
+
+    Raises UnknownDataset, UnknownUpload, NoSamplesMatch.
+    """
     if upload is not None and upload.dataset_id is not None:
         own = session.get_one(Dataset, upload.dataset_id)
         if dataset not in (None, own.name, [own.name], (own.name,)):
             raise UnknownUpload(f"the upload {upload.id} is of another dataset")
-        return [own]
+        return [own], False
     found = find_datasets(session, tenant_id=tenant_id, names=[dataset] if isinstance(dataset, str) else dataset)
     if not found:
         raise NoSamplesMatch("there is no dataset yet")
-    return found
+    return found, dataset is None
 
 
 def _match(
@@ -174,16 +175,17 @@ def _match(
     models: Sequence[Model],
     *,
     digests: Sequence[bytes],
-    people: Sequence[FromClause],
+    subjects: Mapping[bytes, bytes],
     upload: Upload | None,
 ) -> dict[str, str]:
     """Record the request's people and samples. Gives the SHA-256 that commits to its samples, and the one to its people."""
     tables: list[FromClause] = [*digest_tables(digests)]
+    people: list[FromClause] = [*committed_tables(subjects)]
     if upload is not None:
         uploaded = uploaded_samples.c
         mine = select(uploaded.digest, uploaded.commitment).where(uploaded.upload_id == upload.id).subquery()
         if upload.dataset_id is None:
-            people = [*people, mine]
+            people.append(mine)
         else:
             tables.append(mine)
     if upload is not None or people:
