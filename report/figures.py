@@ -255,7 +255,7 @@ def _shares(axes: Axes, models: Sequence[Marks], names: Sequence[str], *, of: st
     axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
 
 
-def relearning(report: Report) -> Panel:
+def relearning(report: Report) -> list[Panel]:
     """Draw loss against steps for each model, the level that counts as back, and the step at which it was reached."""
     relearn = report.audit.relearn
     rows: list[tuple[str, Curve | None, Delay | None, str, LineStyleType]] = [
@@ -285,13 +285,15 @@ def relearning(report: Report) -> Panel:
         axes.set_ylabel("loss")
         axes.legend(loc="upper right")
 
-    return draw(
-        paint,
-        name="relearning",
-        title="Learning them again",
-        description="Loss while the forgotten samples are learned again, by the original model, the new model and the controls; "
-        "a dot marks the step at which each is back at the original's loss.",
-    )
+    return [
+        draw(
+            paint,
+            name="relearning",
+            title="Learning them again",
+            description="Loss while the forgotten samples are learned again, by the original model, the new model and the "
+            "controls; a dot marks the step at which each is back at the original's loss.",
+        )
+    ]
 
 
 def utility(report: Report) -> list[Panel]:

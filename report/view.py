@@ -1,6 +1,7 @@
 """Everything that the page and the PDF show, as text and pictures, so that both show the same."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -186,65 +187,39 @@ class _Drawn:
     report: Report = field(compare=False)
 
 
+EVIDENCE: tuple[tuple[str, str, Callable[[Report], str], Callable[[Report], list[Panel]]], ...] = (
+    (
+        "references",
+        "Does it answer each of them like a model that never saw it?",
+        captions.references,
+        figures.references,
+    ),
+    (
+        "losses",
+        "Does the model treat the forgotten samples like data it never saw?",
+        captions.losses,
+        figures.losses,
+    ),
+    ("membership", "Can an attacker tell that they were once trained on?", captions.membership, figures.roc),
+    ("extraction", "How much of them can be drawn out of it?", captions.extraction, figures.extraction),
+    ("generation", "What does it still generate?", captions.generation, figures.generation),
+    ("relearning", "How quickly does the model learn them again?", captions.relearning, figures.relearning),
+    ("utility", "What did it cost the model?", captions.utility, figures.utility),
+)
+"""The evidence in its order: its name, its question, and what writes its caption and draws its panels."""
+
+
 @lru_cache(maxsize=MAX_DRAWN)
 def _panels(of: _Drawn) -> dict[str, list[Panel]]:
-    """Draw all panels, by the name of a function of `figures`: drawing takes nearly all of the time that a page does."""
-    return {
-        "references": figures.references(of.report),
-        "losses": figures.losses(of.report),
-        "roc": figures.roc(of.report),
-        "extraction": figures.extraction(of.report),
-        "generation": figures.generation(of.report),
-        "relearning": [figures.relearning(of.report)],
-        "utility": figures.utility(of.report),
-    }
+    """Draw all panels, by the name of the evidence: drawing takes nearly all of the time that a page does."""
+    return {name: draw(of.report) for name, _, _, draw in EVIDENCE}
 
 
 def _evidence(report: Report) -> list[Evidence]:
     """List what has a caption: what was not measured has none."""
     panels = _panels(_Drawn(report.audit.model_dump_json(), str(sorted(report.thresholds.items())), report))
     every = [
-        Evidence(
-            name="references",
-            question="Does it answer each of them like a model that never saw it?",
-            caption=captions.references(report),
-            panels=panels["references"],
-        ),
-        Evidence(
-            name="losses",
-            question="Does the model treat the forgotten samples like data it never saw?",
-            caption=captions.losses(report),
-            panels=panels["losses"],
-        ),
-        Evidence(
-            name="membership",
-            question="Can an attacker tell that they were once trained on?",
-            caption=captions.membership(report),
-            panels=panels["roc"],
-        ),
-        Evidence(
-            name="extraction",
-            question="How much of them can be drawn out of it?",
-            caption=captions.extraction(report),
-            panels=panels["extraction"],
-        ),
-        Evidence(
-            name="generation",
-            question="What does it still generate?",
-            caption=captions.generation(report),
-            panels=panels["generation"],
-        ),
-        Evidence(
-            name="relearning",
-            question="How quickly does the model learn them again?",
-            caption=captions.relearning(report),
-            panels=panels["relearning"],
-        ),
-        Evidence(
-            name="utility",
-            question="What did it cost the model?",
-            caption=captions.utility(report),
-            panels=panels["utility"],
-        ),
+        Evidence(name=name, question=question, caption=caption(report), panels=panels[name])
+        for name, question, caption, _ in EVIDENCE
     ]
     return [one for one in every if one.caption]

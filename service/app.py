@@ -115,19 +115,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     metrics.instrument(app, app.state.metrics)
-    of_lists = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS, advice=uploads.SPLIT)
-    of_uploads = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_lists)
-    inline = Bounds(settings.max_body_bytes, advice=unlearn_requests.UPLOAD)
-    of_requests = dict.fromkeys(("/unlearn-requests", "/unlearn-requests:preview"), inline)
-    of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests", "/transcend/*"), managers.BODY)
-    of_forms = {"/console/sign-in": Bounds(MAX_FORM_BYTES, advice="The form has one API key.")}
-    by_path = {**of_uploads, **of_requests, **of_managers, **of_forms, f"{connectors.PREFIX}/*": connectors.BODY}
-    app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
+    app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=_bounds_by_path(settings))
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())
     if tracing.is_on():
         _trace_calls(app, app.state.database.engine)
     return app
+
+
+def _bounds_by_path(settings: Settings) -> dict[str, Bounds]:
+    """Give the bounds of the bodies of calls that have their own, by the pattern of their path."""
+    lists = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS, advice=uploads.SPLIT)
+    requests = Bounds(settings.max_body_bytes, advice=unlearn_requests.UPLOAD)
+    return {
+        **dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), lists),
+        **dict.fromkeys(("/unlearn-requests", "/unlearn-requests:preview"), requests),
+        **dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests", "/transcend/*"), managers.BODY),
+        "/console/sign-in": Bounds(MAX_FORM_BYTES, advice="The form has one API key."),
+        f"{connectors.PREFIX}/*": connectors.BODY,
+    }
 
 
 def _read_settings() -> Settings:

@@ -41,22 +41,8 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
     if not (still_open or failed or refused) and request.state != RequestState.CANCELLED:
         raise TooLate(f"the request has {request.state} already; it cannot be cancelled")
     for target in still_open:
-        job = jobs[target.job_id] if target.job_id else None
-        assert job is not None  # the database ensures that an open target has a job
-        others = session.scalar(
-            select(Target.id)
-            .where(Target.job_id == job.id, Target.id != target.id, Target.finished_at.is_(None))
-            .limit(1)
-        )
-        if others is not None and job.holds_model:
-            doing = "is running" if job.state in LEASED else "has made a version, which awaits approval,"
-            raise TooLate(f"the job {doing} and serves other requests too; the request cannot be taken out of it now")
-        if others is not None or job.closed_at is None:
-            _leave(session, job, target)
-        if others is None:
-            stop_job(session, job)
-        elif job.closed_at is not None:
-            keep_asked_samples(session, job)
+        assert target.job_id is not None  # the database ensures that an open target has a job
+        _withdraw(session, jobs[target.job_id], target)
     for target in failed:
         assert target.job_id is not None  # a request whose failed target has left its job was dismissed
         _leave(session, jobs[target.job_id], target)
@@ -67,6 +53,21 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
         record(session, "request.cancelled", {"reason": Reason.CANCELLED_BY_CALLER}, request_id=request_id)
     session.flush()
     return get_request(session, tenant_id=tenant_id, request_id=request.id)
+
+
+def _withdraw(session: Session, job: Job, target: Target) -> None:
+    """Take a locked target that is open out of its locked job, and stop a job that serves no other request. Raises TooLate."""
+    other = select(Target.id).where(Target.job_id == job.id, Target.id != target.id, Target.finished_at.is_(None))
+    serves_others = session.scalar(other.limit(1)) is not None
+    if serves_others and job.holds_model:
+        doing = "is running" if job.state in LEASED else "has made a version, which awaits approval,"
+        raise TooLate(f"the job {doing} and serves other requests too; the request cannot be taken out of it now")
+    if serves_others or job.closed_at is None:
+        _leave(session, job, target)
+    if not serves_others:
+        stop_job(session, job)
+    elif job.closed_at is not None:
+        keep_asked_samples(session, job)
 
 
 def _leave(session: Session, job: Job, target: Target) -> None:

@@ -14,7 +14,8 @@ from tests.report.recorded import Json, recorded, stored
 
 def legend(name: str) -> list[str]:
     """The names of the curves in a recorded report's picture."""
-    svg = relearning(recorded(name).report).svg
+    (panel,) = relearning(recorded(name).report)
+    svg = panel.svg
     return [label for label in ("before", "control", "retrained", "after") if f">{label}</text>" in svg]
 
 
@@ -26,9 +27,9 @@ def test_every_model_has_its_curve_and_a_retrained_one_if_there_is_one() -> None
 def test_a_dot_marks_each_model_that_was_back_and_none_that_was_not() -> None:
     report = stored("verified")
     report["audit"]["relearn"]["delay"]["unlearned"]["censored"] = False
-    dots = relearning(read(report).report).svg.count("<use")
+    dots = relearning(read(report).report)[0].svg.count("<use")
     report["audit"]["relearn"]["delay"]["unlearned"]["censored"] = True
-    assert relearning(read(report).report).svg.count("<use") == dots - 1
+    assert relearning(read(report).report)[0].svg.count("<use") == dots - 1
 
 
 def test_of_many_classes_the_most_changed_are_drawn() -> None:
@@ -43,8 +44,7 @@ def test_of_many_classes_the_most_changed_are_drawn() -> None:
 def test_drawn_again_they_are_the_same_to_the_byte() -> None:
     document = recorded("retrained")
     first = {panel.name: panel for part in view(document).evidence for panel in part.panels}
-    again = [panel for draw in (losses, roc, utility, references) for panel in draw(document.report)]
-    again.append(relearning(document.report))
+    again = [panel for draw in (losses, roc, utility, references, relearning) for panel in draw(document.report)]
     assert first == {panel.name: panel for panel in again}
 
 
