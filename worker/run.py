@@ -269,7 +269,7 @@ def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> No
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
-            max_attempts=settings.max_attempts,
+            max_tries=settings.max_attempts,
             first_wait=settings.first_wait,
         )
 

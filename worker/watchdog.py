@@ -173,7 +173,7 @@ class Watchdog:
                     reason=Reason.STALLED,
                     detail=detail,
                     retry=True,
-                    max_attempts=self.settings.max_attempts,
+                    max_tries=self.settings.max_attempts,
                     first_wait=self.settings.first_wait,
                 )
         except StaleClaim:

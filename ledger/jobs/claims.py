@@ -392,13 +392,13 @@ def release_job(session: Session, claim: Claim) -> None:
 def sweep(
     session: Session,
     *,
-    max_attempts: int = MAX_TRIES,
+    max_tries: int = MAX_TRIES,
     first_wait: timedelta = timedelta(0),
     max_lease: timedelta | None = None,
 ) -> Sweep:
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
-    Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
+    Such a job goes back to the queue with the next attempt number. After `max_tries` tries of a method it fails. first_wait: how
     long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last;
     None for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut. A job that
     was opened at a time to come is of before that too, and closes now.
@@ -427,7 +427,7 @@ def sweep(
             outcome=AttemptOutcome.EXPIRED,
             reason=Reason.WORKER_LOST,
             detail=detail,
-            max_tries=max_attempts,
+            max_tries=max_tries,
             first_wait=first_wait,
         )
     return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])

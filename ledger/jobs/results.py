@@ -220,7 +220,7 @@ def fail(
     reason: Reason,
     detail: str,
     retry: bool,
-    max_attempts: int = MAX_TRIES,
+    max_tries: int = MAX_TRIES,
     first_wait: timedelta = timedelta(0),
 ) -> None:
     """End the attempt without a result. With `retry` the job goes back to the queue while tries are left; otherwise it fails.
@@ -238,6 +238,6 @@ def fail(
         outcome=outcome,
         reason=reason,
         detail=detail,
-        max_tries=max_attempts if retry else None,
+        max_tries=max_tries if retry else None,
         first_wait=first_wait,
     )

@@ -118,7 +118,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class VersionSummary:
     """A version, and how it was made.
 
     samples: how many it was made to forget. predecessor: the number of the version that its job made it from. A trained version has
@@ -146,14 +146,14 @@ class History:
     """A model with its served version, and the versions before and beside it, oldest first."""
 
     model: resources.Model
-    versions: tuple[Made, ...]
+    versions: tuple[VersionSummary, ...]
 
     @property
-    def lineage(self) -> tuple[Made, ...]:
+    def lineage(self) -> tuple[VersionSummary, ...]:
         """The served version with those that it was made from, back to a trained one, oldest first."""
         return tuple(reversed([*self._walk()]))
 
-    def _walk(self) -> Iterator[Made]:
+    def _walk(self) -> Iterator[VersionSummary]:
         by_number = {made.number: made for made in self.versions}
         number: int | None = self.model.version.number
         while number is not None:
@@ -175,7 +175,7 @@ def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
         .order_by(ModelVersion.number)
     )
     versions = tuple(
-        Made(
+        VersionSummary(
             number=version.number,
             kind=version.kind,
             weights_sha256=version.weights_sha256,

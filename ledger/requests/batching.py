@@ -14,8 +14,8 @@ from ledger.db import allow_long_statements, now
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_jobs
 from ledger.jobs.jobs import count_to_erase, samples_of_closed_job, samples_of_open_job
-from ledger.states import ClosingReason, Escalation, JobState, RequestState
-from ledger.tables import Job, Model, Target
+from ledger.states import ClosingReason, JobState, RequestState
+from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.tables.samples import job_samples
 from telemetry import tracing
 
@@ -41,17 +41,15 @@ class Joined:
 
 def join_job(
     session: Session,
-    *,
+    request: UnlearnRequest,
     model: Model,
-    method: Mapping[str, Any] | None,
+    *,
     samples: int,
-    due_at: datetime,
-    expedite: bool,
-    escalate: Escalation | None,
     window: timedelta,
 ) -> Joined:
     """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
+    samples: how many of the request's the model has to forget.
     A job runs one method. An open job for another method is closed first. A job escalates as the request does that asks for most.
     With fewer samples than the model's `batch_until_samples` it stays open until some days before the deadline.
 
@@ -63,14 +61,16 @@ def join_job(
     def close_with(count: int) -> tuple[datetime, ClosingReason]:
         enough = wanted is None or count >= wanted
         until = window if enough else None
-        return closing_time(moment=moment, window=until, due_at=due_at, duration=duration, expedite=expedite)
+        return closing_time(
+            moment=moment, window=until, due_at=request.due_at, duration=duration, expedite=request.expedite
+        )
 
     closes_at, why = close_with(samples)
-    job, wakeups = _open_job(session, model=model, method=method, escalate=escalate, closes_at=closes_at, why=why)
+    job, wakeups = _open_job(session, request, model, closes_at=closes_at, why=why)
     if wanted is not None:
         # Counted under the job's lock: of two requests at once, the second sees the samples of the first.
         closes_at, why = close_with(samples + _waiting_samples(session, job))
-    job.escalate = job.escalate.or_more(escalate or model.escalate)
+    job.escalate = job.escalate.or_more(request.escalate or model.escalate)
     if closes_at < job.closes_at:
         job.closes_at, job.closing_reason = closes_at, why
         record(session, "job.cut_off", {"cut_off": closes_at, "why": why}, job_id=job.id)
@@ -87,16 +87,11 @@ def _waiting_samples(session: Session, job: Job) -> int:
 
 
 def _open_job(
-    session: Session,
-    *,
-    model: Model,
-    method: Mapping[str, Any] | None,
-    escalate: Escalation | None,
-    closes_at: datetime,
-    why: ClosingReason,
+    session: Session, request: UnlearnRequest, model: Model, *, closes_at: datetime, why: ClosingReason
 ) -> tuple[Job, list[tuple[UUID, datetime | None]]]:
+    """Lock the model's open job for the request's method, or open one; give the wake-ups that follow from that."""
     is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
-    wanted = dict(method) if method is not None else None
+    wanted = request.method
     # Compared by the database, for which 1.5e308 stays the number it was. It comes back as an integer, which is another one.
     is_wanted = Job.requested_method.is_(None) if wanted is None else Job.requested_method == cast(wanted, JSONB)
     locked = select(Job, is_wanted).where(is_open).with_for_update(key_share=True, of=Job)
@@ -121,7 +116,7 @@ def _open_job(
                 requested_method=wanted,
                 policy=policy,
                 method=policy[0],
-                escalate=escalate or model.escalate,
+                escalate=request.escalate or model.escalate,
                 traceparent=tracing.current_trace(),
             )
             .on_conflict_do_nothing(

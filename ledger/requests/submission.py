@@ -239,16 +239,7 @@ def _add_targets(
             advance(session, Target, [target.id], RequestState.COMPLETED, data=data, reason=Reason.ALREADY_ERASED)
         else:
             _check_method(session, model, why_unsuitable)
-            joined = join_job(
-                session,
-                model=model,
-                method=request.method,
-                samples=learned - erased,
-                due_at=request.due_at,
-                expedite=request.expedite,
-                escalate=request.escalate,
-                window=window,
-            )
+            joined = join_job(session, request, model, samples=learned - erased, window=window)
             wakeups += joined.wakeups
             advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=joined.job.id)
     fold_requests(session, [request.id])

@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 from fastapi import APIRouter, Request, Response
 
 from ledger.db import now
-from ledger.registry.versions import History, Made, read_history
+from ledger.registry.versions import History, VersionSummary, read_history
 from ledger.states import VersionKind
 from service.http.authentication import ApiRoute, Reader
 from service.http.fields import Name
@@ -100,7 +100,7 @@ def write_card(history: History, moment: datetime) -> str:
     return "\n".join(lines)
 
 
-def _row(made: Made) -> str:
+def _row(made: VersionSummary) -> str:
     cells = (
         made.number,
         _day(made.created_at),
@@ -155,7 +155,7 @@ def make_bom(history: History, moment: datetime, *, address: str | None) -> dict
     }
 
 
-def _erasure(made: Made) -> str:
+def _erasure(made: VersionSummary) -> str:
     """Write an erasure as the value of a property: JSON."""
     return json.dumps(
         {

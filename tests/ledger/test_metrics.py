@@ -109,8 +109,8 @@ def test_open_requests_past_their_date_are_overdue(world):
 def test_an_expired_lease_is_counted_once(world):
     claim = world.submit_and_claim(1)
     world.expire_lease(claim.job_id)
-    world.sweep(max_attempts=3)
-    world.sweep(max_attempts=3)
+    world.sweep(max_tries=3)
+    world.sweep(max_tries=3)
     with world.sessions() as session:
         assert metrics.leases_expired(session) == 1
 

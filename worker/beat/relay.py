@@ -129,7 +129,7 @@ def sweep_jobs(
     with sessions.begin() as session:
         found = sweep(
             session,
-            max_attempts=settings.max_attempts,
+            max_tries=settings.max_attempts,
             first_wait=settings.first_wait,
             max_lease=2 * settings.lease,
         )

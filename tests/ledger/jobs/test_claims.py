@@ -192,7 +192,7 @@ def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
     for _ in range(3):
         assert world.claim(job_id)
         world.expire_lease(job_id)
-        world.sweep(max_attempts=3)
+        world.sweep(max_tries=3)
     job = world.job(job_id)
     assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.ATTEMPTS_EXHAUSTED, 3)
     assert world.claim(job_id) is None

@@ -141,11 +141,11 @@ def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_al
     following = escalate(world, world.submit_and_claim(1))
     for _ in range(2):
         world.expire_lease(following.job_id)
-        world.sweep(max_attempts=3)
+        world.sweep(max_tries=3)
         again = world.claim(following.job_id)
         assert (again.method, again.policy_index) == (IEU, 1)
     world.expire_lease(following.job_id)
-    world.sweep(max_attempts=3)
+    world.sweep(max_tries=3)
     assert world.job(following.job_id).reason == Reason.ATTEMPTS_EXHAUSTED
 
 
@@ -162,7 +162,7 @@ def test_a_failure_that_may_pass_is_waited_for_and_each_wait_is_longer(world):
     for _ in range(4):
         with world.sessions.begin() as session:
             session.execute(text("DELETE FROM outbox"))  # as the relay does with what it has sent
-        world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=9, first_wait=timedelta(seconds=30))
+        world.fail(claim, Reason.DISK_FULL, retry=True, max_tries=9, first_wait=timedelta(seconds=30))
         assert world.claim(claim.job_id) is None
         assert world.sweep().wake == []
         with world.sessions() as session:
@@ -191,12 +191,12 @@ def test_a_job_that_gets_further_has_all_its_attempts_again(world):
     for step in (10, 20, 30, 40, 50):
         with world.sessions.begin() as session:
             record_checkpoint(session, claim, sha256="ab" * 32, step=step, total=100)
-        world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_attempts=2)
+        world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_tries=2)
         claim = world.claim(claim.job_id)
     for left in (1, 0):  # at the same step it is no progress, also if its checkpoint was lost in between
         with world.sessions.begin() as session:
             record_checkpoint(session, claim, sha256="ab" * 32, step=50, total=100)
-        world.fail(claim, Reason.GPU_LOST, retry=True, max_attempts=2)
+        world.fail(claim, Reason.GPU_LOST, retry=True, max_tries=2)
         claim = world.claim(claim.job_id) if left else None
     assert world.job(world.submit(2).targets[0].job.id).state == JobState.QUEUED
     with world.sessions() as session:
@@ -210,14 +210,14 @@ def test_a_failure_that_seldom_passes_is_tried_once_more_whatever_ended_the_trie
 
     def lose(claim):
         world.expire_lease(claim.job_id)
-        world.sweep(max_attempts=9)
+        world.sweep(max_tries=9)
         return world.claim(claim.job_id)
 
     claim = lose(lose(world.submit_and_claim(1)))
-    world.fail(claim, reason, retry=True, max_attempts=9)
+    world.fail(claim, reason, retry=True, max_tries=9)
     assert world.job(claim.job_id).state == JobState.QUEUED
     claim = lose(world.claim(claim.job_id))
-    world.fail(claim, reason, retry=True, max_attempts=9)
+    world.fail(claim, reason, retry=True, max_tries=9)
     assert (world.job(claim.job_id).state, world.job(claim.job_id).reason) == (JobState.FAILED, reason)
 
 
@@ -237,7 +237,7 @@ def test_a_method_that_needs_too_much_is_followed_by_the_next_once_its_attempts_
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
         progress(session, claim, phase=phase)
-    world.fail(claim, reason, retry=True, max_attempts=1)
+    world.fail(claim, reason, retry=True, max_tries=1)
     job = world.job(claim.job_id)
     if not goes_on:
         assert (job.state, job.reason) == (JobState.FAILED, reason)
@@ -245,7 +245,7 @@ def test_a_method_that_needs_too_much_is_followed_by_the_next_once_its_attempts_
     assert (job.state, job.method, job.fallback.after) == (JobState.QUEUED, IEU, "ltu")
     following = world.claim(claim.job_id)
     assert (following.method, following.policy_index, following.origin) == (IEU, 1, "policy")
-    world.fail(following, reason, retry=True, max_attempts=1)
+    world.fail(following, reason, retry=True, max_tries=1)
     assert world.job(claim.job_id).state == JobState.FAILED
 
 
@@ -314,10 +314,10 @@ def test_a_failure_that_may_pass_is_tried_again_within_a_bound(world):
     claim = world.submit_and_claim(1)
     for attempt in (1, 2):
         assert claim.attempt == attempt
-        world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=3)
+        world.fail(claim, Reason.DISK_FULL, retry=True, max_tries=3)
         assert world.job(claim.job_id).state == JobState.QUEUED
         claim = world.claim(claim.job_id)
-    world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=3)
+    world.fail(claim, Reason.DISK_FULL, retry=True, max_tries=3)
     job = world.job(claim.job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.DISK_FULL)
 

@@ -127,7 +127,7 @@ def test_a_job_that_is_tried_again_does_not_go_back_to_pending(people):
     send(people)
     claim = people.claim(only(people, "job_id"))
     assert changes(people) == [("1", WORKS)]
-    people.fail(claim, Reason.UNEXPECTED, retry=True, max_attempts=3)
+    people.fail(claim, Reason.UNEXPECTED, retry=True, max_tries=3)
     assert find(people).state == WORKS
     assert changes(people) == []
 
