@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from verifier.checking import format_outcome, verify_files
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subject=given.subject,
         log=given.log,
     )
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A letter that the terminal does not have must not change the status.
     try:
         print(format_outcome(outcome), flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

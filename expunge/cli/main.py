@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -179,6 +180,8 @@ def main() -> None:
 
     Any other one is ours, and has its traceback.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A letter that the terminal does not have must not end the command.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is imported; see expunge.stack.stack.PASSIVE.
     try:
         app(prog_name="expunge")

@@ -66,7 +66,7 @@ Method = Annotated[
 """A validated method: `"auto"`, or a spec. The baselines of the benchmarks are refused."""
 
 
-def stored(method: str | specs.Method) -> dict[str, object] | None:
+def stored_method(method: str | specs.Method) -> dict[str, object] | None:
     """Give the method as the ledger stores it: None for the model's policy."""
     return None if isinstance(method, str) else asdict(method)
 

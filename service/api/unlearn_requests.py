@@ -33,7 +33,7 @@ from ledger.sample_ids import (
 from ledger.sample_key import check_sample_key
 from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
-from service.api.methods import Method, stored
+from service.api.methods import Method, stored_method
 from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional
 from service.http.fields import After, Limit, Moment, Name, RequestCursor, RequiredText, SampleID, Subject, Text, Token
@@ -408,7 +408,7 @@ def record_request(
     check_sample_key(session, key)
     digests = {sample_digest(key, asked.dataset or "", sample_id): sample_id for sample_id in asked.sample_ids or ()}
     people = [subject_digest(key, subject) for subject in asked.subjects or ()]
-    method = stored(asked.method)
+    method = stored_method(asked.method)
     idempotency = None
     if idempotency_key is not None:
         idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, key, method))

@@ -1,5 +1,6 @@
 """The verifier by itself: its wheel, in an environment that has `cryptography` and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,16 @@ def test_a_reader_that_stops_early_changes_neither_the_status_nor_prints_a_trace
         running.stdout.close()
         _, errors = running.communicate()
     assert (running.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("command", [("verifier.cli",), ("expunge.cli", "verify")])
+def test_a_letter_that_the_terminal_does_not_have_changes_no_status(case: Case, command: tuple[str, ...]) -> None:
+    report = case.path("report.json").rename(case.path("prüfbericht.json"))
+    given = (case.path("statement.json"), "--key", case.path("key.pem"), "--report", report)
+    run = [sys.executable, "-m", *command, *map(str, given)]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"pr?fbericht.json" in done.stdout
 
 
 def test_its_version_is_the_projects() -> None:
