@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.responses import JSONResponse
@@ -20,7 +21,7 @@ from ledger.sample_key import check_sample_key
 from service.api.unlearn_requests import NewUnlearnRequest, hash_body, record_request
 from service.http.authentication import ApiRoute, Reader, Writer
 from service.http.bodies import Bounds
-from service.http.fields import Moment, Subject
+from service.http.fields import Moment, Name, Subject
 from service.http.problems import include
 from service.http.sessions import Ledger
 from service.settings import Settings
@@ -32,8 +33,7 @@ _MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 
 router = APIRouter(route_class=ApiRoute, prefix="/managers", include_in_schema=False)
 
-Name = Annotated[str, Path(max_length=50)]
-Reference = Annotated[str, Path(max_length=200)]
+ManagerName = Annotated[str, Path(max_length=50)]
 
 
 def record_managed_request(
@@ -89,7 +89,7 @@ def install(app: FastAPI, managers: Mapping[str, RequestManager]) -> None:
     include(app, router)
 
 
-def _find_manager(name: Name, request: Request) -> RequestManager:
+def _find_manager(name: ManagerName, request: Request) -> RequestManager:
     managers: Mapping[str, RequestManager] = request.app.state.managers
     if name not in managers:
         raise NotFound(f"EXPUNGE_MANAGERS declares no manager of this name; it has {', '.join(managers)}")
@@ -101,7 +101,7 @@ Manager = Annotated[RequestManager, Depends(_find_manager)]
 
 @router.post("/{name}/requests")
 def post_request(
-    name: Name, body: dict[str, Any], request: Request, manager: Manager, caller: Writer, ledger: Ledger
+    name: ManagerName, body: dict[str, Any], request: Request, manager: Manager, caller: Writer, ledger: Ledger
 ) -> JSONResponse:
     """Records an erasure request in the manager's own form. The answer is the same whether or not anybody knows the person."""
     try:
@@ -126,19 +126,21 @@ def post_request(
         received_at=received_at,
         quiet=manager.quiet,
     )
-    location = {"Location": f"{router.prefix}/{name}/requests/{reference}"}
+    location = {"Location": f"{router.prefix}/{name}/requests/{quote(reference, safe='')}"}
     return JSONResponse(manager.answer(reference, found.state), status_code=202, headers=location)
 
 
 @router.get("/{name}/requests/{reference}")
-def get_status(name: Name, reference: Reference, manager: Manager, caller: Reader, ledger: Ledger) -> JSONResponse:
+def get_status(name: ManagerName, reference: Name, manager: Manager, caller: Reader, ledger: Ledger) -> JSONResponse:
     """The status of a request, in the manager's words. What failed and is still owed is in progress."""
     found = get_managed(ledger, tenant_id=caller.tenant_id, manager=name, reference=reference)
     return JSONResponse(manager.answer(reference, found.state))
 
 
 @router.delete("/{name}/requests/{reference}")
-def delete_request(name: Name, reference: Reference, manager: Manager, caller: Writer, ledger: Ledger) -> JSONResponse:
+def delete_request(
+    name: ManagerName, reference: Name, manager: Manager, caller: Writer, ledger: Ledger
+) -> JSONResponse:
     """Withdraws a request that is pending. 409 if it is too late for that."""
     found = cancel_managed(ledger, tenant_id=caller.tenant_id, manager=name, reference=reference)
     return JSONResponse(manager.answer(reference, found.state))

@@ -73,6 +73,19 @@ def test_a_stranger_is_accepted_and_a_replay_is_recorded_once(
         assert session.scalar(select(func.count()).select_from(ManagedRequest)) == 1
 
 
+def test_a_reference_with_signs_of_addresses_in_it_is_found_where_the_answer_says(http: httpx.Client) -> None:
+    body = asked() | {"request": {"id": "DSR?1#2%3F&x", "type": "ERASURE"}}
+    answer = http.post(CALLS, json=body)
+    assert answer.status_code == 202
+    assert http.get(answer.headers["Location"]).json()["id"] == "DSR?1#2%3F&x"
+
+
+def test_a_reference_that_no_text_of_the_database_can_be_is_the_callers_fault(http: httpx.Client) -> None:
+    for call in (http.get, http.delete):
+        answer = call(f"{CALLS}/DSR%001")
+        assert (answer.status_code, answer.json()["errors"][0]["name"]) == (422, "reference")
+
+
 def test_a_body_that_no_manager_sends_is_refused_by_its_size(http: httpx.Client) -> None:
     answer = http.post(CALLS, json=asked(padding="x" * 256 * 1024))
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (413, "body-too-large")
