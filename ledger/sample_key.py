@@ -156,13 +156,11 @@ def _rehash_table(session: Session, table: Table, *, old: bytes, new: bytes) -> 
     assert isinstance(driver, Connection)
     with driver.cursor() as writing:
         writing.execute(f"CREATE TEMPORARY TABLE rehashed (LIKE {table.name}) ON COMMIT DROP")
-        with driver.cursor(name="rehashed", binary=True) as reading:
-            reading.execute(f"SELECT {names} FROM {table.name}")
-            while rows := reading.fetchmany(CHUNK):
-                count += len(rows)
-                with writing.copy(f"COPY rehashed ({names}) FROM STDIN") as copy:
-                    for row in rows:
-                        copy.write_row(rehash_row(row))
+        for rows in _read_rows(driver, f"SELECT {names} FROM {table.name}"):
+            count += len(rows)
+            with writing.copy(f"COPY rehashed ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(rehash_row(row))
         if count:
             order = ", ".join(column.name for column in table.primary_key.columns)
             writing.execute(f"TRUNCATE {table.name}")
@@ -170,6 +168,14 @@ def _rehash_table(session: Session, table: Table, *, old: bytes, new: bytes) -> 
             writing.execute(f"ANALYZE {table.name}")
         writing.execute("DROP TABLE rehashed")
     return count
+
+
+def _read_rows(driver: Connection[Any], query: str) -> Iterator[list[Any]]:
+    """Read rows in chunks of CHUNK, through a server-side cursor."""
+    with driver.cursor(name="rehashed", binary=True) as reading:
+        reading.execute(query)
+        while rows := reading.fetchmany(CHUNK):
+            yield rows
 
 
 def _make_rehash(table: Table, *, old: bytes, new: bytes) -> Callable[[Sequence[Any]], list[Any]]:

@@ -126,13 +126,16 @@ def _read(data: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def check_inclusion(proof: Inclusion, *, root: bytes, size: int) -> None:
     """Check a proof against the root, 32 bytes, and the size of a statement's commitment. Raises Mismatch."""
-    leaf = sample_leaf(proof.salt, proof.dataset, proof.sample_id)
-    if proof.size != size or not included(leaf, index=proof.index, size=size, path=proof.path, root=root):
+    if not _holds(proof, sample_leaf(proof.salt, proof.dataset, proof.sample_id), root=root, size=size):
         raise Mismatch("The proof does not show that the sample is in this statement's commitment.")
 
 
 def check_subject_inclusion(proof: SubjectInclusion, *, root: bytes, size: int) -> None:
     """Check a proof against the root, 32 bytes, and the size of a statement's commitment to people. Raises Mismatch."""
     leaf = subject_leaf(proof.salt, subject_commitment(proof.opening, proof.subject))
-    if proof.size != size or not included(leaf, index=proof.index, size=size, path=proof.path, root=root):
+    if not _holds(proof, leaf, root=root, size=size):
         raise Mismatch("The proof does not show that the person is in this statement's commitment.")
+
+
+def _holds(proof: Inclusion | SubjectInclusion, leaf: bytes, *, root: bytes, size: int) -> bool:
+    return proof.size == size and included(leaf, index=proof.index, size=size, path=proof.path, root=root)

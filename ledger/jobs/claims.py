@@ -230,18 +230,8 @@ def _take(
     """Begin the job's next attempt under a lease, and gather what its worker needs."""
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
-    served = (
-        select(
-            UnlearnRequest.id,
-            UnlearnRequest.regulation,
-            UnlearnRequest.received_at,
-            UnlearnRequest.due_at,
-            UnlearnRequest.subjects_given,
-        )
-        .join(Target, Target.request_id == UnlearnRequest.id)
-        .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
-    )
-    asked = session.execute(served).all()
+    served = select(UnlearnRequest).join(Target, Target.request_id == UnlearnRequest.id)
+    asked = session.scalars(served.where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)).all()
     by_person = [request.id for request in asked if request.subjects_given is not None]
     people = _find_people(session, by_person, samples.forget)
     session.add(Attempt(job_id=job.id, number=job.attempt, method=job.method, worker=worker))
