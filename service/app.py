@@ -54,6 +54,9 @@ logger = logging.getLogger(__name__)
 COPIES_INTERVAL = 60.0
 """Seconds between two looks for copies of weights that are not needed any more."""
 
+UNTRACED = ",".join(f"//[^/]*{path}$" for path in MONITORING)
+"""The addresses of `MONITORING`, as patterns: a model may be named as one of these routes is."""
+
 ROUTERS = (
     pages.navigation,  # first: it takes only what a browser opens
     unlearn_requests.router,
@@ -160,7 +163,7 @@ def _trace_calls(app: FastAPI, engine: Engine) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
-    FastAPIInstrumentor.instrument_app(app, excluded_urls=",".join(MONITORING), exclude_spans=["receive", "send"])
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
     SQLAlchemyInstrumentor().instrument(engine=engine)
 
 

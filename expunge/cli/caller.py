@@ -396,7 +396,8 @@ def do_not_train(
     """Print those of the given sample IDs, or of the given people, that may still be used for training.
 
     Samples that were erased, or whose erasure was requested, may not, nor any sample of a person who asked for it. Give the output
-    of --left-out to `expunge train --without` or `--without-subjects`.
+    of --left-out to `expunge train --without` or `--without-subjects`. It is UTF-8, as the files
+    are.
     """
     if (ids is None) == (subjects is None):
         raise typer.BadParameter("Name either --ids or --subjects.")
@@ -409,7 +410,7 @@ def do_not_train(
     for one in given:
         digest = sample_digest(hashed_under, dataset, one) if subjects is None else subject_digest(hashed_under, one)
         if (digest in digests) == left_out:
-            sys.stdout.write(f"{one}\n")
+            sys.stdout.buffer.write(f"{one}\n".encode())
 
 
 def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> frozenset[bytes]:

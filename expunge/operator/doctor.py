@@ -330,7 +330,7 @@ def check_models(
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
         except (WeightsMissing, WeightsDamaged, OSError):
             continue  # another check says so
-        except (WorkerError, UnlearningError) as error:
+        except (WorkerError, UnlearningError, StackError) as error:
             faults = [str(error)]
         yield CheckResult(f"model {name}", not faults, "\n".join((faults or ["A dry run of a job passes."]) + notes))
 

@@ -43,7 +43,7 @@ def read_process_settings(**given: str) -> ProcessSettings:
         return ProcessSettings.model_validate(given)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc'][:1]))}: {each['msg']}" for each in error.errors())
-        raise StackError(f"The processes cannot be started: {found}.") from None
+        raise StackError(f"Where to compute is set wrongly: {found}.") from None
 
 
 def without_samples(train: SampleSet, left_out: Collection[str]) -> SampleSet:

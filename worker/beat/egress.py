@@ -125,5 +125,6 @@ def _seconds_left(deadline: float) -> float:
 
 
 def _shut_down(connection: HTTPConnection) -> None:
-    if connection.sock is not None:
-        shut_down(connection.sock)
+    connected = connection.sock  # Read once: the try may end at this moment, and its socket with it.
+    if connected is not None:
+        shut_down(connected)

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -24,10 +25,11 @@ from expunge.cli.caller import (
 from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
 from ledger.resources import Fallback, SampleCounts, Target, UnlearnRequest
+from ledger.sample_ids import KEY_HEADER, key_fingerprint, subject_digest
 from ledger.states import JobState, Phase, Reason, RequestState, Verdict
 from report.formatting import duration
 from tests.expunge.stack.test_folder import SETTINGS
-from tests.expunge.test_client import JOB
+from tests.expunge.test_client import JOB, answering
 
 ENDED = JOB.model_copy(update={"state": JobState.COMPLETED, "method": {"kind": "ieu"}})
 
@@ -180,3 +182,20 @@ def test_a_request_for_nothing_is_refused_before_it_is_sent() -> None:
     )
     assert ended.exit_code == 2
     assert "Name the samples" in ended.output
+
+
+def test_a_do_not_train_list_names_everybody_whatever_letters_the_terminal_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A "?" in a name would let the person's samples into the next training."""
+    people, sample_key = tmp_path / "people.txt", bytes(32)
+    people.write_text("Jörg\nann\n", encoding="utf-8")
+    headers = {KEY_HEADER: key_fingerprint(sample_key)}
+    asked = httpx.Response(200, text=f"{subject_digest(sample_key, 'Jörg').hex()}\n", headers=headers)
+    monkeypatch.setattr(caller, "open_client", lambda url, key: answering(lambda request: asked))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with people.open(encoding="utf-8") as subjects:
+        caller.do_not_train("scans", key="expunge_x", subjects=subjects, sample_key=sample_key.hex(), left_out=True)
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode() == "Jörg\n"  # type: ignore[attr-defined]  # of a BytesIO

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from torch import nn
@@ -315,6 +316,18 @@ def test_a_factory_that_builds_another_network_than_the_weights_are_of_is_found(
 
     assert list(found) == ["model digits"]
     assert "does not fit the workload's architecture" in found["model digits"]
+
+
+@pytest.mark.parametrize(("device", "says"), [("gpu", "set wrongly: EXPUNGE_DEVICE"), ("cuda", "CUDA finds no GPU")])
+def test_a_device_that_there_is_not_is_found(
+    sound: DeploymentSettings, monkeypatch: pytest.MonkeyPatch, device: str, says: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("EXPUNGE_DEVICE", device)
+    found = wrong(sound)
+
+    assert list(found) == ["model digits"]
+    assert says in found["model digits"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
+from opentelemetry.instrumentation.asgi import get_host_port_url_tuple
+from opentelemetry.util.http import parse_excluded_urls
 
 from service.api import keys
+from service.app import UNTRACED
 from service.http.middleware import SECURITY_HEADERS
 from telemetry.logs import LogFormat, make_formatter
 from tests.fixtures.waiting import await_that
@@ -99,3 +102,20 @@ def test_what_a_client_invents_is_not_logged(serve: Serve, lines: list[str]) -> 
     messages = {json.loads(line)["message"].split(" in ")[0] for line in lines}
     assert messages == {"other /keys 405", "GET no route 404"}
     assert "sample-1" not in "".join(lines).lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "traced"),
+    [
+        ("/livez", False),
+        ("/readyz", False),
+        ("/metrics", False),
+        ("/models/metrics", True),
+        ("/datasets/livez/do-not-train", True),
+    ],
+)
+def test_what_monitoring_calls_all_the_time_is_not_traced_and_a_model_of_that_name_is(path: str, traced: bool) -> None:
+    scope = {"type": "http", "scheme": "https", "server": ("10.0.0.5", 8000), "path": path}
+    for headers in ([], [(b"host", b"[::1]:8000")], [(b"host", b"metrics.example")]):
+        _, _, url = get_host_port_url_tuple({**scope, "headers": headers})
+        assert parse_excluded_urls(UNTRACED).url_disabled(url) is not traced

@@ -2,9 +2,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -172,6 +173,20 @@ def test_so_is_one_for_which_no_time_is_left_after_the_name_is_resolved(monkeypa
             post(f"http://127.0.0.1:{port}/", timeout=0.1)
         monkeypatch.undo()
         socket.create_connection(("127.0.0.1", port)).close()  # Lets the server end.
+
+
+def test_a_try_that_ends_just_when_its_time_does_has_no_socket_left() -> None:
+    mine, theirs = socket.socketpair()
+    left = [None, mine]
+
+    class Ending:
+        @property
+        def sock(self) -> socket.socket | None:
+            return left.pop()
+
+    with mine, theirs:
+        egress._shut_down(cast(HTTPConnection, Ending()))
+        assert theirs.recv(1) == b""
 
 
 def test_an_address_that_does_not_respond_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
