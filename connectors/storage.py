@@ -201,7 +201,8 @@ class LocalFolder:
         return int(found)
 
     def delete_folder(self, folder: str) -> None:
-        """Delete a folder. Another process may delete it at the same time."""
+        """Delete a folder, also what is in it beside a file that the system does not let go. Another process may delete it too."""
+        delete_all(self.delete, [file.name for file in self.list_files(folder)])
         with suppress(FileNotFoundError):
             shutil.rmtree(self.folder / folder)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from connectors.storage import Storage, StoredFile
+from connectors.storage import Storage, StoredFile, delete_all
 from ledger.errors import StaleClaim
 from ledger.jobs.checkpoints import (
     discard_checkpoint,
@@ -102,9 +102,8 @@ def _save(
             plan.storage.delete(name)
         raise
     try:
-        for other in list(plan.storage.list_files(folder)):
-            if other.name != name and _attempt_of(other) <= claim.attempt:
-                plan.storage.delete(other.name)
+        others = [file for file in plan.storage.list_files(folder) if file.name != name]
+        delete_all(plan.storage.delete, [file.name for file in others if _attempt_of(file) <= claim.attempt])
     except OSError as error:  # They are deleted with the next one, or when the job has ended.
         logger.warning("job %s: older checkpoints were not deleted: %s", claim.job_id, error)
 

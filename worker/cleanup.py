@@ -29,13 +29,20 @@ def folder_of(job_id: UUID) -> str:
 
 
 def delete_finished_checkpoints(storage: Storage, sessions: sessionmaker[Session]) -> None:
-    """Delete the training checkpoints of jobs that have ended."""
-    saved = {UUID(file.name.split("/")[1]) for file in storage.list_files(FOLDER)}
+    """Delete the training checkpoints of jobs that have ended. What else lies in their folder stays."""
+    saved = {job_id for file in storage.list_files(FOLDER) if (job_id := _job_of(file.name)) is not None}
     if not saved:
         return
     with sessions.begin() as session:
         needed = unfinished_jobs(session, saved)
     delete_all(storage.delete_folder, map(folder_of, saved - needed))
+
+
+def _job_of(name: str) -> UUID | None:
+    try:
+        return UUID(name.split("/")[1])
+    except ValueError:
+        return None
 
 
 def delete_expired_sheets(storage: Storage, *, older_than: timedelta) -> None:

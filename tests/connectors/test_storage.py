@@ -100,3 +100,20 @@ def test_a_file_that_the_system_does_not_let_go_keeps_no_other_one(
     deleted, errors = delete_each(storage.delete, names)
     assert (deleted, list(map(type, errors))) == ({names[1]: 1}, [PermissionError])
     assert [file.name for file in storage.list_files()] == [names[0]]
+
+
+@pytest.mark.parametrize("held", [b"1", b"2", b"3"])
+def test_nor_does_it_in_a_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bytes) -> None:
+    """The others know people who were erased, too."""
+    storage, unlink = LocalFolder(tmp_path), os.unlink
+    names = {content: storage.put(content, "checkpoints/job/1")[0] for content in (b"1", b"2", b"3")}
+
+    def hold(path: Any, **more: Any) -> None:
+        if Path(path).name == Path(names[held]).name:  # rmtree names it within its folder
+            refuse()
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", hold)
+    with pytest.raises(PermissionError):
+        storage.delete_folder("checkpoints/job")
+    assert [file.name for file in storage.list_files()] == [names[held]]

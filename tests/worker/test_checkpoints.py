@@ -42,7 +42,7 @@ from unlearning.steps import Progress, Steps, each_step_in, map_progress, run_to
 from unlearning.task import Task
 from unlearning.training.run import TrainingRun
 from worker import attempt
-from worker.cleanup import delete_finished_checkpoints, folder_of
+from worker.cleanup import FOLDER, delete_finished_checkpoints, folder_of
 from worker.failures import AuditFailed, MethodFailed
 
 STEPS = 12
@@ -425,14 +425,20 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
 def test_older_checkpoints_that_cannot_be_deleted_do_not_end_the_run(
     eager: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, forgotten: list[str]
 ) -> None:
-    def refuse(self: LocalFolder, name: str) -> int:
-        raise PermissionError(1, "Operation not permitted")
+    held, delete = list[str](), LocalFolder.delete
 
-    monkeypatch.setattr(LocalFolder, "delete", refuse)
+    def hold(self: LocalFolder, name: str) -> int:
+        held.append(name)
+        if name in held[:3]:
+            raise PermissionError(1, "Operation not permitted")
+        return delete(self, name)
+
+    monkeypatch.setattr(LocalFolder, "delete", hold)
     job_id = eager.submit(training_ids[:80])
     eager.run(job_id)
 
     assert len(forgotten) == 1
+    assert len(files(eager, job_id)) == 1 + len({*held[:3]})  # a file that cannot be deleted keeps no other one
 
 
 def test_an_error_that_the_checkpoint_may_have_caused_makes_the_next_attempt_start_again(
@@ -458,6 +464,7 @@ def test_checkpoints_go_with_their_job_and_no_sooner(
     job_id = eager.submit(training_ids[:80])
     interrupt(kill, after=5)
     run_killed(eager, job_id)
+    (eager.settings.storage / FOLDER / ".keep").touch()  # as tools make that folders stay
     delete_finished_checkpoints(eager.settings.files, eager.sessions)
     assert len(files(eager, job_id)) == 1
     with eager.sessions.begin() as session:
