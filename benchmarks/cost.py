@@ -18,8 +18,9 @@ import torch
 from benchmarks import machine
 from benchmarks.cases import WORKLOADS, Case, all_settings, case, ids_digest, references_of, stored, subset
 from benchmarks.command_line import case_parser, chosen
-from benchmarks.few_samples import SIZES, plain_seconds
+from benchmarks.few_samples import SIZES
 from benchmarks.jobs import Service, Spent, service
+from benchmarks.quality import plain_seconds
 from benchmarks.verdicts import verdict_rows
 from benchmarks.writing import Row, row, share_row, write
 from ledger.states import Phase

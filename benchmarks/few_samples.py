@@ -1,13 +1,10 @@
-"""What reference predictions bring to requests of a few samples: cost, distance from a retrained model, and the audit's decisions.
+"""What reference predictions bring to requests of a few samples: the cost of matching, and the reference test's decisions.
 
     python -m benchmarks.few_samples --case digits --seeds 100 101 102
-    python -m benchmarks.few_samples --case cifar_20000 --seeds 100 --sizes   the whole forget set alone
 
-Each case but the digits has a file of results of its own. A case's forget set is drawn as in the other tables. Of it, random
-subsets of 1 to 300 samples are put to the reference test on the original, which must fail, on the retrained model, which never saw
-them, and on a second retrained one. `matching`, LTU and IEU then forget the whole set and are audited beside the retrained model;
-matching also forgets subsets by itself. References cost what the row `plain_retrain_ratio` of `references` says, once, before any
-request. No default was chosen on these seeds.
+Each case but the digits has a file of results of its own. A case's forget set is drawn as in the other tables. Random subsets of it
+are put to the reference test on the original, which must fail, on the retrained model, which never saw them, and on a second
+retrained one. Matching then forgets some by themselves. No default was chosen on these seeds.
 """
 
 import copy
@@ -16,18 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from benchmarks.cases import Case, case, keys, references_of, subset, trained, with_recipe, without
+from benchmarks.cases import Case, case, keys, references_of, subset, without
 from benchmarks.command_line import case_parser, chosen
-from benchmarks.judging import Judged, judged, judged_model, task_of
+from benchmarks.judging import task_of
 from benchmarks.machine import seconds
-from benchmarks.quality import UNITS
 from benchmarks.verdicts import DECISIONS, verdict_rows
-from benchmarks.writing import Row, metric_rows, row, write
+from benchmarks.writing import Row, row, write
 from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU, LTU, Matching
+from unlearning.specs import Matching
 from unlearning.specs.audit import Thresholds
 from unlearning.steps import run_to_completion
 from unlearning.training.references import sample_signals
@@ -42,63 +38,16 @@ FORGOTTEN = 3
 def main() -> None:
     """Measure all seeds of all cases and write the rows."""
     parser = case_parser(__doc__, cases=("digits",))
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of the subsets; none of them: no subsets")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of the subsets")
     given = parser.parse_args()
     for name, seeds in chosen(given):
         file = "few_samples" if name == "digits" else f"few_samples_{name}"
         cases = [case(name, seed) for seed in seeds]
         references = [references_of(one) for one in cases]
-        rows = preparation(cases, references) + quality(cases, references)
-        write(file, rows)
+        rows: list[Row] = []
         for size in given.sizes:
             rows += decisions(cases, references, size) + alone(cases, references, size)
             write(file, rows)
-
-
-def preparation(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:
-    """Compare what references cost with retraining by the recipe, and with a plain training, in processor seconds."""
-    cost = [float(made.details["processor_seconds"]) for made in references]
-    by_recipe = [one.retrained.seconds for one in cases]
-    plain = [plain_seconds(one) for one in cases]
-    name = cases[0].name
-    return [
-        row(cost, case=name, method="references", metric="seconds", unit="seconds"),
-        row(by_recipe, case=name, method="retrain", metric="seconds", unit="seconds"),
-        row(_ratios(cost, by_recipe), case=name, method="references", metric="retrain_ratio", unit="ratio"),
-        row(_ratios(cost, plain), case=name, method="references", metric="plain_retrain_ratio", unit="ratio"),
-    ]
-
-
-def plain_seconds(one: Case) -> float:
-    """Return the processor seconds of training on the remaining set by the plain recipe, which may be the case's own."""
-    plain = with_recipe(one.workload, readiness=None, reweighting=None)
-    if plain.recipe == one.workload.recipe:
-        return one.retrained.seconds
-    return trained(plain, one.remain, seed=one.seed).seconds
-
-
-def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:
-    """Judge the methods with references on the whole forget set, beside the original and a second retrained model."""
-    rows: list[Row] = []
-    name = cases[0].name
-    runs: dict[str, list[Judged]] = {
-        "original": [judged_model(one, one.original.model) for one in cases],
-        "retrain": [judged_model(one, one.again.model) for one in cases],
-    }
-    for method, spec in (("matching", Matching()), ("ieu", IEU()), ("ltu", LTU())):
-        runs[method] = [judged(one, spec, references=made) for one, made in zip(cases, references, strict=True)]
-        spent = [found.processor_seconds for found in runs[method]]
-        retraining = [one.retrained.seconds for one in cases]
-        rows += [
-            row(spent, case=name, method=method, metric="seconds", unit="seconds"),
-            row(_ratios(spent, retraining), case=name, method=method, metric="retrain_ratio", unit="ratio"),
-        ]
-    delays = {f"relearn_delay_ratio_{kind}": "ratio" for kind in ("sgd", "adam")}
-    for method, found in runs.items():
-        rows += metric_rows([one.figures for one in found], case=name, method=method, units=UNITS | delays)
-    for method in ("matching", "ieu", "ltu"):
-        rows += verdict_rows([found.verdict for found in runs[method]], case=name, method=method)
-    return rows
 
 
 def decisions(cases: Sequence[Case], references: Sequence[References], size: int) -> list[Row]:
@@ -153,10 +102,6 @@ def test_of(one: Case, model: nn.Module, made: References, forget: SampleSet, re
         for name, samples in sets.items()
     }
     return reference_test(**signals, thresholds=Thresholds(), seed=one.seed)
-
-
-def _ratios(values: Sequence[float], by: Sequence[float]) -> list[float]:
-    return [value / other for value, other in zip(values, by, strict=True)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.cases import case, trained
 from benchmarks.judging import task_of
 from benchmarks.writing import RESULTS
-from unlearning.specs import IEU, LTU, SPECS, Spec
+from unlearning.specs import IEU, LTU, SPECS, Matching, Spec
 from unlearning.specs.parsing import parse_any
 from unlearning.task import Task
 from unlearning.tuning import Judge, judge_by_retrained, search, validation_task
@@ -37,6 +37,10 @@ ALL = (
 """The methods for image classifiers that need nothing beside the model, such as references or slices."""
 AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
 """The project's own methods at their defaults."""
+WITH_REFERENCES: dict[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU()}
+"""The methods that use reference predictions, at their defaults, by their names in the tables."""
+COMPARED = (*WITH_REFERENCES, *(f"{kind}_without_references" if kind in WITH_REFERENCES else kind for kind in ALL))
+"""All methods by their names in the tables: those with references first, then those that have the parameters of the search."""
 SEEDS = (50,)
 """The validation seeds, which are in no table: one model and one forget split each."""
 FILE = RESULTS / "tuned.json"
@@ -46,6 +50,13 @@ def tuned(name: str) -> dict[str, Spec]:
     """Return the spec of each method for a case: the tuned one, or the defaults if it was not tuned."""
     found = _read().get(name, {})
     return {kind: parse_any(found[kind]["spec"]) if kind in found else SPECS[kind]() for kind in ALL}
+
+
+def compared(name: str, method: str) -> tuple[Spec, bool]:
+    """Return the spec of a method in the tables of a case, and whether it gets reference predictions."""
+    if method in WITH_REFERENCES:
+        return WITH_REFERENCES[method], True
+    return tuned(name)[method.removesuffix("_without_references")], False
 
 
 def main() -> None:

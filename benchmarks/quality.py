@@ -2,16 +2,17 @@
 
     python -m benchmarks.quality --case digits digits_prepared cifar --seeds 100 101 102 103 104
 
-With `--methods neggrad_plus msg ct` these alone, in a file of their own, `quality_neggrad_plus_msg_ct.json`. No default and no
-tuned parameter was chosen on these seeds.
+Matching, LTU and IEU have reference predictions, and their defaults; all other methods, and the same two without references, have
+what the same search found for them. No default and no tuned parameter was chosen on these seeds. Finished runs are kept in
+`.bench/`; `benchmarks.relearn` and `benchmarks.verdicts` make tables of the same runs.
 """
 
 from collections.abc import Sequence
 
-from benchmarks.cases import case
+from benchmarks.cases import Case, case, references_of, trained, with_recipe
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model
-from benchmarks.methods import ALL, tuned
+from benchmarks.methods import COMPARED, WITH_REFERENCES, compared
 from benchmarks.writing import Row, metric_rows, row, write
 
 UNITS = {
@@ -33,29 +34,36 @@ UNITS = {
 def main() -> None:
     """Run the methods on all seeds and write the rows."""
     parser = case_parser(__doc__, cases=BOTH_DIGITS)
-    parser.add_argument("--methods", nargs="+", choices=ALL, help="these alone (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, help="these alone (default: all)")
     given = parser.parse_args()
     rows: list[Row] = []
     for name, seeds in chosen(given):
-        for method, runs in everything(name, seeds, given.methods or ALL).items():
+        cases = [case(name, seed) for seed in seeds]
+        retraining = [one.retrained.seconds for one in cases]
+        for method, runs in everything(name, seeds, given.methods or COMPARED).items():
             rows += metric_rows([run.figures for run in runs], case=name, method=method, units=UNITS)
             if runs[0].steps:
-                rows.append(
-                    row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
-                )
+                spent = [run.processor_seconds for run in runs]
+                rows += [
+                    row(spent, case=name, method=method, metric="seconds", unit="seconds"),
+                    row(_ratios(spent, retraining), case=name, method=method, metric="retrain_ratio", unit="ratio"),
+                ]
+        if set(given.methods or COMPARED) & set(WITH_REFERENCES):
+            rows += preparation(cases)
     write("_".join(["quality", *(given.methods or ())]), rows)
 
 
-def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = ALL) -> dict[str, list[Judged]]:
+def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = COMPARED) -> dict[str, list[Judged]]:
     """Run methods on all seeds of a case, with the original and a second retrained model as the ends of the scale."""
     found: dict[str, list[Judged]] = {}
     for seed in seeds:
         prepared = case(name, seed)
+        references = references_of(prepared) if set(methods) & set(WITH_REFERENCES) else None
         found.setdefault("original", []).append(judged_model(prepared, prepared.original.model))
         found.setdefault("retrain", []).append(judged_model(prepared, prepared.again.model))
-        specs = tuned(name)
         for method in methods:
-            run = judged(prepared, specs[method])
+            spec, uses_references = compared(name, method)
+            run = judged(prepared, spec, references=references if uses_references else None)
             found.setdefault(method, []).append(run)
             print(
                 f"{name} {seed} {method}: average gap {run.figures['average_gap']:.2f}, {run.processor_seconds:.1f} s, "
@@ -63,6 +71,32 @@ def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = ALL) ->
                 flush=True,
             )
     return found
+
+
+def preparation(cases: Sequence[Case]) -> list[Row]:
+    """Compare what references cost with retraining by the recipe, and with a plain training, in processor seconds."""
+    cost = [float(made.details["processor_seconds"]) for made in map(references_of, cases)]
+    by_recipe = [one.retrained.seconds for one in cases]
+    plain = [plain_seconds(one) for one in cases]
+    name = cases[0].name
+    return [
+        row(cost, case=name, method="references", metric="seconds", unit="seconds"),
+        row(by_recipe, case=name, method="retrain", metric="seconds", unit="seconds"),
+        row(_ratios(cost, by_recipe), case=name, method="references", metric="retrain_ratio", unit="ratio"),
+        row(_ratios(cost, plain), case=name, method="references", metric="plain_retrain_ratio", unit="ratio"),
+    ]
+
+
+def plain_seconds(one: Case) -> float:
+    """Return the processor seconds of training on the remaining set by the plain recipe, which may be the case's own."""
+    plain = with_recipe(one.workload, readiness=None, reweighting=None)
+    if plain.recipe == one.workload.recipe:
+        return one.retrained.seconds
+    return trained(plain, one.remain, seed=one.seed).seconds
+
+
+def _ratios(values: Sequence[float], by: Sequence[float]) -> list[float]:
+    return [value / other for value, other in zip(values, by, strict=True)]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from benchmarks.command_line import BOTH_DIGITS, SEEDS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
-from benchmarks.methods import ALL
+from benchmarks.methods import COMPARED
 from benchmarks.quality import everything
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.methods.registry import unlearn
@@ -57,11 +57,11 @@ def main() -> None:
     """Count the verdicts of all models and write them as shares."""
     parser = case_parser(__doc__, cases=BOTH_DIGITS)
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
-    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *ALL), help="these alone (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, help="these alone (default: all)")
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
     parser.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
     given = parser.parse_args()
-    unknown = set(given.methods or ()) - set(METHODS if given.few else ALL)
+    unknown = set(given.methods or ()) - set(METHODS if given.few else COMPARED)
     if unknown:
         parser.error(f"not among these models: {', '.join(sorted(unknown))}")
     if given.few or given.tests or given.parts:
@@ -81,7 +81,7 @@ def main() -> None:
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):
-        runs = everything(name, seeds, given.methods or ALL)
+        runs = everything(name, seeds, given.methods or COMPARED)
         for seed in seeds:
             for label, judged in known(case(name, seed)).items():
                 runs.setdefault(label, []).append(judged)
