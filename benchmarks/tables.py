@@ -5,7 +5,7 @@
 
 A page contains `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are the columns;
 `case=digits*:` before them chooses cases by a pattern. With `across:` before the metrics the numbers of samples are the columns.
- `<!-- table: summary -->` is the README's: cost and gap, from three files.
+`<!-- table: summary -->` is the README's: cost and gap.
 """
 
 import argparse
@@ -82,8 +82,15 @@ NAMES = {
     "compile_seconds": "the first step",
     "waiting_share": "share of time that it waited",
 }
-SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
-"""The README's cases by their titles."""
+CASES = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
+"""The titles of the README's cases."""
+SUMMARY = {
+    "LTU": "ltu_without_references",
+    "IEU": "ieu_without_references",
+    "matching, with references": "matching",
+    "retraining again": "retrain",
+}
+"""The README's rows, and the methods that they show."""
 
 
 def main() -> None:
@@ -165,32 +172,17 @@ def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
 
 def summary() -> str:
     """The README's table: what methods cost and how near to retraining they come, a row a method, two columns a case."""
-    alone, speed, referenced = (
-        {(r.case, r.method, r.metric): r for name in names for r in read(name)}
-        for names in (("quality",), ("speed",), ("few_samples", "few_samples_cifar"))
-    )
-    rows = {
-        "LTU": ("ltu", alone, speed),
-        "IEU": ("ieu", alone, speed),
-        "matching, with references": ("matching", referenced, referenced),
-        "retraining again": ("retrain", alone, speed),
-    }
-    head = ["", *(f"{title}: {what}" for title in SUMMARY.values() for what in ("cost", "gap"))]
+    found = {(r.case, r.method, r.metric): r for r in read("quality")}
+    head = ["", *(f"{title}: {what}" for title in CASES.values() for what in ("cost", "gap"))]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
-    for name, (method, quality, cost) in rows.items():
-        cells = [
-            found.get((case, method, metric))
-            for case in SUMMARY
-            for found, metric in ((cost, "retrain_ratio"), (quality, "average_gap"))
-        ]
-        lines.append([name, *map(_shown, cells)])
-    before, again = (
-        " and ".join(_shown(run.get((case, method, "average_gap"))) for case in SUMMARY)
-        for run, method in ((alone, "original"), (referenced, "retrain"))
+    for title, method in SUMMARY.items():
+        cells = [found.get((case, method, metric)) for case in CASES for metric in ("retrain_ratio", "average_gap")]
+        lines.append([title, *map(_shown, cells)])
+    before = " and ".join(_shown(found.get((case, "original", "average_gap"))) for case in CASES)
+    return (
+        "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + f"\n\nBefore unlearning the gap is {before}. ± is half a 95 % interval. {_made('quality')}"
     )
-    made = "Made by `python -m benchmarks.speed`, `benchmarks.quality` and `benchmarks.few_samples`."
-    beside = f"Before unlearning the gap is {before}; in the run with references, retraining again has {again}."
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{beside} {made} ± is half a 95 % interval."
 
 
 def _titled(metric: str, unit: str) -> str:
