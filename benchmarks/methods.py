@@ -36,11 +36,11 @@ ALL = (
 )
 """The methods for image classifiers that need nothing beside the model, such as references or slices."""
 AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
-"""The project's own methods at their defaults."""
+"""The project's own methods at their defaults. They are not tuned for a case, as all others are."""
 WITH_REFERENCES: dict[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU()}
 """The methods that use reference predictions, at their defaults, by their names in the tables."""
 COMPARED = (*WITH_REFERENCES, *(f"{kind}_without_references" if kind in WITH_REFERENCES else kind for kind in ALL))
-"""All methods by their names in the tables: those with references first, then those that have the parameters of the search."""
+"""All methods by their names in the tables: those with references first, then those without."""
 SEEDS = (50,)
 """The validation seeds, which are in no table: one model and one forget split each."""
 FILE = RESULTS / "tuned.json"
@@ -56,7 +56,8 @@ def compared(name: str, method: str) -> tuple[Spec, bool]:
     """Return the spec of a method in the tables of a case, and whether it gets reference predictions."""
     if method in WITH_REFERENCES:
         return WITH_REFERENCES[method], True
-    return tuned(name)[method.removesuffix("_without_references")], False
+    kind = method.removesuffix("_without_references")
+    return AT_DEFAULTS.get(kind) or tuned(name)[kind], False
 
 
 def main() -> None:

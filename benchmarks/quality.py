@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality --case digits digits_prepared cifar --seeds 100 101 102 103 104
 
-Matching, LTU and IEU have reference predictions, and their defaults; all other methods, and the same two without references, have
-what the same search found for them. No default and no tuned parameter was chosen on these seeds. Finished runs are kept in
+Matching, LTU and IEU, with and without reference predictions, have their defaults; each baseline has what the same search found for
+it on the case. No default and no tuned parameter was chosen on these seeds. Finished runs are kept in
 `.bench/`; `benchmarks.relearn` and `benchmarks.verdicts` make tables of the same runs.
 """
 
