@@ -172,7 +172,7 @@ def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
 
 def summary() -> str:
     """The README's table: what methods cost and how near to retraining they come, a row a method, two columns a case."""
-    found = {(r.case, r.method, r.metric): r for r in read("quality")}
+    found = {(r.case, r.method, r.metric): r for name in ("quality", "quality_cifar") for r in read(name)}
     head = ["", *(f"{title}: {what}" for title in CASES.values() for what in ("cost", "gap"))]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for title, method in SUMMARY.items():
@@ -181,7 +181,7 @@ def summary() -> str:
     before = " and ".join(_shown(found.get((case, "original", "average_gap"))) for case in CASES)
     return (
         "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        + f"\n\nBefore unlearning the gap is {before}. ± is half a 95 % interval. {_made('quality')}"
+        + f"\n\nBefore unlearning the gap is {before}. ± is half a 95 % interval. Made by `python -m benchmarks.quality`."
     )
 
 
