@@ -18,7 +18,7 @@ from benchmarks.command_line import case_parser, chosen
 from benchmarks.judging import task_of
 from benchmarks.machine import seconds
 from benchmarks.verdicts import DECISIONS, verdict_rows
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, of_case, row, write
 from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of the subsets")
     given = parser.parse_args()
     for name, seeds in chosen(given):
-        file = "few_samples" if name == "digits" else f"few_samples_{name}"
+        file = of_case("few_samples", name)
         cases = [case(name, seed) for seed in seeds]
         references = [references_of(one) for one in cases]
         rows: list[Row] = []

@@ -13,7 +13,7 @@ from benchmarks.cases import Case, case, references_of, trained, with_recipe
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model
 from benchmarks.methods import COMPARED, WITH_REFERENCES, compared
-from benchmarks.writing import Row, metric_rows, row, write
+from benchmarks.writing import Row, metric_rows, of_case, row, write
 
 UNITS = {
     "average_gap": "points",
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=COMPARED, default=COMPARED, help="these alone")
     given = parser.parse_args()
     for name, seeds in chosen(given):
-        write("quality" if name == "digits" else f"quality_{name}", quality(name, seeds, given.methods))
+        write(of_case("quality", name), quality(name, seeds, given.methods))
 
 
 def quality(name: str, seeds: Sequence[int], methods: Sequence[str] = COMPARED) -> list[Row]:

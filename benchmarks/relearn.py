@@ -7,9 +7,10 @@ model 1; and relative to the control's T, which is all that a service has. A dam
 given with every delay. The runs are those of `benchmarks.quality`.
 """
 
-from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
+from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
+from benchmarks.methods import COMPARED
 from benchmarks.quality import everything
-from benchmarks.writing import Row, metric_rows, write
+from benchmarks.writing import Row, metric_rows, of_case, write
 
 UNITS = {
     f"{metric}_{kind}": unit
@@ -25,11 +26,14 @@ UNITS = {
 
 def main() -> None:
     """Write the rows of all methods."""
-    rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
-        for method, runs in everything(name, seeds).items():
+    parser = case_parser(__doc__, cases=BOTH_DIGITS)
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, default=COMPARED, help="these alone")
+    given = parser.parse_args()
+    for name, seeds in chosen(given):
+        rows: list[Row] = []
+        for method, runs in everything(name, seeds, given.methods).items():
             rows += metric_rows([run.figures for run in runs], case=name, method=method, units=UNITS)
-    write("relearn", rows)
+        write(of_case("relearn", name), rows)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,11 @@ def _module(name: str) -> str:
     return found if found.startswith("benchmarks.") else f"benchmarks.{name}"
 
 
+def of_case(name: str, case: str) -> str:
+    """Name the file of a case: each but the digits has one of its own."""
+    return name if case == "digits" else f"{name}_{case}"
+
+
 def read(name: str) -> list[Row]:
     """Read the rows of the file `name`; an empty list if it does not exist."""
     path = RESULTS / f"{name}.json"
