@@ -49,9 +49,9 @@ run: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/expunge demo
 
-# Three processes also on two cores, because many tests wait for servers and workers that they have started.
+# Four processes also on two cores, because many tests wait for servers and workers that they have started.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow and not quality and not gpu" --numprocesses 3
+	@$(BIN)/python -m pytest -m "not slow and not quality and not gpu" --numprocesses 4
 	@echo "Left out: tests marked slow (more cases of what quicker tests cover), quality (several seeds of whole runs) and gpu,"
 	@echo "  and nine tenths of what Hypothesis and Schemathesis would generate. 'make test-all' runs those too."
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."

@@ -39,7 +39,14 @@ AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
 """The project's own methods at their defaults. They are not tuned for a case, as all others are."""
 WITH_REFERENCES: dict[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU()}
 """The methods that use reference predictions, at their defaults, by their names in the tables."""
-COMPARED = (*WITH_REFERENCES, *(f"{kind}_without_references" if kind in WITH_REFERENCES else kind for kind in ALL))
+
+
+def unaided(kind: str) -> str:
+    """Return the name in the tables of a method without reference predictions."""
+    return f"{kind}_without_references" if kind in WITH_REFERENCES else kind
+
+
+COMPARED = (*WITH_REFERENCES, *map(unaided, ALL))
 """All methods by their names in the tables: those with references first, then those without."""
 SEEDS = (50,)
 """The validation seeds, which are in no table: one model and one forget split each."""

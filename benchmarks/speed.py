@@ -20,7 +20,7 @@ from benchmarks import machine
 from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
-from benchmarks.methods import AT_DEFAULTS, tuned
+from benchmarks.methods import AT_DEFAULTS, tuned, unaided
 from benchmarks.writing import Row, row, write
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers
@@ -62,7 +62,8 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
         ltu = specs["ltu"]
         assert isinstance(ltu, LTU)
         first_order = dataclasses.replace(ltu, order="first")
-        for label, spec in {"retrain": Retrain(), "ltu_first_order": first_order, **specs}.items():
+        named = {unaided(kind): spec for kind, spec in specs.items()}
+        for label, spec in {"retrain": Retrain(), "ltu_first_order": first_order, **named}.items():
             seconds.setdefault(label, []).append(timed(run, spec, task_of(prepared)))
     rows = [row(v, case=name, method=k, metric="seconds", unit="seconds") for k, v in seconds.items()]
     return rows + [
@@ -77,7 +78,13 @@ def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
     for label, spec in AT_DEFAULTS.items():
         seconds = {size: [timed(run, spec, _forgetting(c, size)) for c in cases] for size in SIZES}
         rows += [
-            row(_over(v, seconds[100]), case=f"{name}, {k} forgotten", method=label, metric="time_ratio", unit="ratio")
+            row(
+                _over(v, seconds[100]),
+                case=f"{name}, {k} forgotten",
+                method=unaided(label),
+                metric="time_ratio",
+                unit="ratio",
+            )
             for k, v in seconds.items()
         ]
     return rows
@@ -91,7 +98,7 @@ def remaining(name: str, cases: Sequence[Case]) -> list[Row]:
         row(
             _over(v, seconds[REMAINING[0]]),
             case=f"{name}, {k} remaining",
-            method="ltu",
+            method=unaided("ltu"),
             metric="time_ratio",
             unit="ratio",
         )

@@ -84,6 +84,8 @@ NAMES = {
 }
 CASES = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The titles of the README's cases."""
+SOURCES = ("speed", "quality_cifar_baselines", "quality", "quality_cifar")
+"""The files of the README's figures; a later one goes before an earlier one."""
 SUMMARY = {
     "LTU": "ltu_without_references",
     "IEU": "ieu_without_references",
@@ -172,16 +174,17 @@ def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
 
 def summary() -> str:
     """The README's table: what methods cost and how near to retraining they come, a row a method, two columns a case."""
-    found = {(r.case, r.method, r.metric): r for name in ("quality", "quality_cifar") for r in read(name)}
+    found = {(r.case, r.method, r.metric): r for name in SOURCES for r in read(name)}
     head = ["", *(f"{title}: {what}" for title in CASES.values() for what in ("cost", "gap"))]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for title, method in SUMMARY.items():
         cells = [found.get((case, method, metric)) for case in CASES for metric in ("retrain_ratio", "average_gap")]
         lines.append([title, *map(_shown, cells)])
     before = " and ".join(_shown(found.get((case, "original", "average_gap"))) for case in CASES)
+    made = "Made by `python -m benchmarks.quality` and `benchmarks.speed`."
     return (
         "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        + f"\n\nBefore unlearning the gap is {before}. ± is half a 95 % interval. Made by `python -m benchmarks.quality`."
+        + f"\n\nBefore unlearning the gap is {before}. ± is half a 95 % interval. {made}"
     )
 
 
