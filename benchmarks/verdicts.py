@@ -40,7 +40,7 @@ from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
 from benchmarks.methods import COMPARED
 from benchmarks.quality import everything
-from benchmarks.writing import Row, row, share_row, write
+from benchmarks.writing import Row, of_case, row, share_row, write
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
@@ -79,15 +79,21 @@ def main() -> None:
         found = (in_parts(name, seeds, given.parts) for name, seeds in cases)
         write("verdicts_parts" if reported else "verdicts_parts_validation", [made for rows in found for made in rows])
         return
-    rows: list[Row] = []
     for name, seeds in chosen(given):
-        runs = everything(name, seeds, given.methods or COMPARED)
-        for seed in seeds:
-            for label, judged in known(case(name, seed)).items():
-                runs.setdefault(label, []).append(judged)
-        for method, judgements in runs.items():
-            rows += verdict_rows([judged.verdict for judged in judgements], case=name, method=method)
-    write("verdicts", rows)
+        write(of_case("verdicts", name), verdicts(name, seeds, given.methods or COMPARED))
+
+
+def verdicts(name: str, seeds: Sequence[int], methods: Sequence[str]) -> list[Row]:
+    """Count the verdicts of the runs of `benchmarks.quality` on a case, and of models that need no method."""
+    runs = everything(name, seeds, methods)
+    for seed in seeds:
+        for label, judged in known(case(name, seed)).items():
+            runs.setdefault(label, []).append(judged)
+    return [
+        made
+        for method, judgements in runs.items()
+        for made in verdict_rows([judged.verdict for judged in judgements], case=name, method=method)
+    ]
 
 
 def verdict_rows(verdicts: Sequence[str], *, case: str, method: str) -> list[Row]:
