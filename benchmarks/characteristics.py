@@ -28,28 +28,26 @@ from benchmarks.cases import (
 from benchmarks.judging import task_of
 from benchmarks.known_models import ascended, collapsed, half_way, over_forgotten, still_knows
 from benchmarks.machine import identity, seconds
+from benchmarks.methods import WITH_REFERENCES
 from benchmarks.writing import Row, clustered_share_row, row, share_row
 from unlearning.audit.nearness import nearness
 from unlearning.audit.reference_test import reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU, LTU, Matching, Spec
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.steps import run_to_completion
 from unlearning.training.references import sample_signals
 
 SIZES = (1, 3, 10, 30, 100, 300)
 """Numbers of forgotten samples."""
-METHODS: Mapping[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU()}
-"""At their defaults, with references."""
 TESTED = 100
 """Sets of each size and seed on which the tests that read answers alone are counted, which cost little."""
 Result = Mapping[str, object]
 """Of an audit: its verdict, the tests that failed the model, and processor seconds."""
 
 
-def few(name: str, seeds: Sequence[int], sets: int, methods: Sequence[str] = tuple(METHODS)) -> list[Row]:
+def few(name: str, seeds: Sequence[int], sets: int, methods: Sequence[str] = tuple(WITH_REFERENCES)) -> list[Row]:
     """Audit models on `sets` random sets of each size and seed; count verdicts, and processor seconds."""
     found: dict[tuple[int, str], dict[int, list[Result]]] = {}
     cases = {seed: case(name, seed) for seed in seeds}
@@ -103,7 +101,7 @@ def verdict_rows_by_seed(by_seed: Mapping[int, Sequence[Result]], *, case: str, 
     ]
     if any(relearned):
         rows.append(clustered_share_row([each for each in relearned if each], **what, metric="relearn_failed"))
-    for metric in ("audit_seconds", "method_seconds") if method in ("retrain", *METHODS) else ():
+    for metric in ("audit_seconds", "method_seconds") if method in ("retrain", *WITH_REFERENCES) else ():
         spent = [float(str(each[metric])) for results in by_seed.values() for each in results if metric in each]
         rows += [row(spent, **what, metric=metric, unit="seconds")] if spent else []
     return rows
@@ -183,7 +181,7 @@ def audited(one: Case, label: str, model: nn.Module | Callable[[SampleSet], nn.M
 
 def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
     """Let a method forget one set, and audit the result, or read what an earlier run of the same code found."""
-    spec = METHODS[label]
+    spec = WITH_REFERENCES[label]
 
     def run() -> Result:
         made, task = references_of(one), task_of(one)

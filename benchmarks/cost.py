@@ -20,6 +20,7 @@ from benchmarks.cases import WORKLOADS, Case, all_settings, case, ids_digest, re
 from benchmarks.command_line import case_parser, chosen
 from benchmarks.few_samples import SIZES
 from benchmarks.jobs import Service, Spent, service
+from benchmarks.methods import without_references
 from benchmarks.quality import plain_seconds
 from benchmarks.verdicts import verdict_rows
 from benchmarks.writing import Row, row, share_row, write
@@ -71,7 +72,7 @@ def rows_of(name: str, size: int, kind: str, found: Sequence[tuple[Case, Spent]]
     ]
     for method in dict.fromkeys(method for one in spent for method in one.methods):
         ran = [one for one in spent if method in one.methods]
-        label = method if KINDS[kind] or method not in ("ltu", "ieu") else f"{method}_without_references"
+        label = method if KINDS[kind] else without_references(method)
         of_method = {"case": what["case"], "method": label}
         unlearning = [one.seconds[method].get(Phase.UNLEARN, 0.0) for one in ran]
         audits = [one.audit(method) for one in ran]

@@ -1,4 +1,4 @@
-"""The compared methods, each with the parameters that the same budgeted search found on a validation forget split.
+"""The compared methods: the project's own at their defaults, baselines as a budgeted search tuned them on a validation split.
 
 The search (`unlearning/tuning.py`) uses seeds that no table reports and compares with models retrained without the split; it sees
 neither the evaluating attack nor the test set. Its results are in `results/tuned.json`.
@@ -36,17 +36,17 @@ ALL = (
 )
 """The methods for image classifiers that need nothing beside the model, such as references or slices."""
 AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
-"""The project's own methods at their defaults. They are not tuned for a case, as all others are."""
-WITH_REFERENCES: dict[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU()}
-"""The methods that use reference predictions, at their defaults, by their names in the tables."""
+"""The project's own methods without reference predictions. Where all methods are compared, these are not tuned."""
+WITH_REFERENCES: dict[str, Spec] = {"matching": Matching(), **AT_DEFAULTS}
+"""The methods that use reference predictions, at their defaults."""
 
 
-def unaided(kind: str) -> str:
-    """Return the name in the tables of a method without reference predictions."""
+def without_references(kind: str) -> str:
+    """Return the name that a method without reference predictions has in the tables."""
     return f"{kind}_without_references" if kind in WITH_REFERENCES else kind
 
 
-COMPARED = (*WITH_REFERENCES, *map(unaided, ALL))
+COMPARED = (*WITH_REFERENCES, *map(without_references, ALL))
 """All methods by their names in the tables: those with references first, then those without."""
 SEEDS = (50,)
 """The validation seeds, which are in no table: one model and one forget split each."""
@@ -59,12 +59,12 @@ def tuned(name: str) -> dict[str, Spec]:
     return {kind: parse_any(found[kind]["spec"]) if kind in found else SPECS[kind]() for kind in ALL}
 
 
-def compared(name: str, method: str) -> tuple[Spec, bool]:
-    """Return the spec of a method in the tables of a case, and whether it gets reference predictions."""
+def spec_of(method: str, case_name: str) -> tuple[Spec, bool]:
+    """Return the spec that a compared method has on a case, and whether it gets reference predictions. method: of `COMPARED`."""
     if method in WITH_REFERENCES:
         return WITH_REFERENCES[method], True
     kind = method.removesuffix("_without_references")
-    return AT_DEFAULTS.get(kind) or tuned(name)[kind], False
+    return AT_DEFAULTS.get(kind) or tuned(case_name)[kind], False
 
 
 def main() -> None:

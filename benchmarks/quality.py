@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from benchmarks.cases import Case, case, references_of, trained, with_recipe
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model
-from benchmarks.methods import COMPARED, WITH_REFERENCES, compared
+from benchmarks.methods import COMPARED, WITH_REFERENCES, spec_of
 from benchmarks.writing import Row, metric_rows, of_case, row, write
 
 UNITS = {
@@ -65,7 +65,7 @@ def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = COMPARE
         found.setdefault("original", []).append(judged_model(prepared, prepared.original.model))
         found.setdefault("retrain", []).append(judged_model(prepared, prepared.again.model))
         for method in methods:
-            spec, uses_references = compared(name, method)
+            spec, uses_references = spec_of(method, name)
             run = judged(prepared, spec, references=references if uses_references else None)
             found.setdefault(method, []).append(run)
             print(

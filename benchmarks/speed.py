@@ -20,7 +20,7 @@ from benchmarks import machine
 from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
-from benchmarks.methods import AT_DEFAULTS, tuned, unaided
+from benchmarks.methods import AT_DEFAULTS, tuned, without_references
 from benchmarks.writing import Row, row, write
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers
@@ -62,7 +62,7 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
         ltu = specs["ltu"]
         assert isinstance(ltu, LTU)
         first_order = dataclasses.replace(ltu, order="first")
-        named = {unaided(kind): spec for kind, spec in specs.items()}
+        named = {without_references(kind): spec for kind, spec in specs.items()}
         for label, spec in {"retrain": Retrain(), "ltu_first_order": first_order, **named}.items():
             seconds.setdefault(label, []).append(timed(run, spec, task_of(prepared)))
     rows = [row(v, case=name, method=k, metric="seconds", unit="seconds") for k, v in seconds.items()]
@@ -81,7 +81,7 @@ def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
             row(
                 _over(v, seconds[100]),
                 case=f"{name}, {k} forgotten",
-                method=unaided(label),
+                method=without_references(label),
                 metric="time_ratio",
                 unit="ratio",
             )
@@ -98,7 +98,7 @@ def remaining(name: str, cases: Sequence[Case]) -> list[Row]:
         row(
             _over(v, seconds[REMAINING[0]]),
             case=f"{name}, {k} remaining",
-            method=unaided("ltu"),
+            method=without_references("ltu"),
             metric="time_ratio",
             unit="ratio",
         )

@@ -33,12 +33,12 @@ import torch
 from torch import nn
 
 from benchmarks.cases import Case, all_settings, case, stored
-from benchmarks.characteristics import METHODS, few, tests
+from benchmarks.characteristics import few, tests
 from benchmarks.command_line import BOTH_DIGITS, SEEDS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
-from benchmarks.methods import COMPARED
+from benchmarks.methods import COMPARED, WITH_REFERENCES
 from benchmarks.quality import everything
 from benchmarks.writing import Row, of_case, row, share_row, write
 from unlearning.methods.registry import unlearn
@@ -61,13 +61,13 @@ def main() -> None:
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
     parser.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
     given = parser.parse_args()
-    unknown = set(given.methods or ()) - set(METHODS if given.few else COMPARED)
+    unknown = set(given.methods or ()) - set(WITH_REFERENCES if given.few else COMPARED)
     if unknown:
         parser.error(f"not among these models: {', '.join(sorted(unknown))}")
     if given.few or given.tests or given.parts:
         torch.set_num_threads(1)
     if given.few:
-        found = (few(name, seeds, given.few, given.methods or tuple(METHODS)) for name, seeds in chosen(given))
+        found = (few(name, seeds, given.few, given.methods or tuple(WITH_REFERENCES)) for name, seeds in chosen(given))
         write("verdicts_few", [made for rows in found for made in rows])
         return
     if given.tests:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
@@ -34,7 +34,7 @@ from report.document import (
     Timings,
     faults,
 )
-from report.evidence import VerdictValue
+from report.evidence import Section, VerdictValue
 from report.formatting import plural
 from unlearning.audit import extraction
 from unlearning.audit.causes import likely_causes
@@ -46,6 +46,8 @@ from unlearning.audit.verdict import Finding, Verdict
 from unlearning.specs import EXACT
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
+
+S = TypeVar("S", bound=Section)
 
 NOTHING_TO_REMOVE = "No forgotten sample took part, so there is no influence to remove, whatever the audit below finds."
 """What makes a result exact."""
@@ -267,30 +269,33 @@ def retrain_estimate(inputs: JobInputs, *, training_seconds: float | None) -> Re
     )
 
 
+def as_section(kind: type[S], **given: object) -> S:
+    """Make a section of the report. What the library and the report call by the same name is read by that name, at any depth.
+
+    Raises ValidationError.
+    """
+    return kind.model_validate(given, from_attributes=True)
+
+
 def audit(findings: Findings) -> evidence.Audit:
-    """Give everything that was measured. What the library and the report call by the same name is read by that name."""
-    given: dict[str, Any] = {
-        "samples": findings.samples,
-        "merit": {
-            "name": findings.merit.name,
-            "complement": findings.merit.complement,
-            "unit": findings.merit.unit,
-            "best": findings.merit.bounds[1],
-        },
-        "measures": by_model(findings.measures),
-        "membership": membership(findings.membership),
-        "relearn": relearn(findings.relearnings[0]),
-        "utility": findings.utility,
-        "change": findings.change,
-        "reference_test": reference_tests(findings),
-    }
-    if findings.extraction:
-        given["extraction"] = extractions(findings.extraction)
-    if findings.generation:
-        given["generation"] = generations(findings.generation)
+    """Give everything that was measured."""
+    merit = findings.merit
+    more: dict[str, Any] = {"extraction": extractions(findings.extraction)} if findings.extraction else {}
+    more |= {"generation": generations(findings.generation)} if findings.generation else {}
     if findings.privacy_leakage:
-        given["privacy_leakage"] = {"attack": "min_k", **findings.privacy_leakage}
-    return evidence.Audit.model_validate(given, from_attributes=True)
+        more["privacy_leakage"] = evidence.PrivacyLeakage(attack="min_k", **findings.privacy_leakage)
+    return as_section(
+        evidence.Audit,
+        samples=evidence.Samples(**findings.samples),
+        merit=evidence.Merit(name=merit.name, complement=merit.complement, unit=merit.unit, best=merit.bounds[1]),
+        measures=as_section(evidence.MeasuresByModel, **by_model(findings.measures)),
+        membership=membership(findings.membership),
+        relearn=relearn(findings.relearnings[0]),
+        utility=findings.utility,
+        change=findings.change,
+        reference_test=reference_tests(findings),
+        **more,
+    )
 
 
 def by_model(found: Mapping[str, object]) -> dict[str, object]:
@@ -298,38 +303,46 @@ def by_model(found: Mapping[str, object]) -> dict[str, object]:
     return {"original": found["original"], "unlearned": found["unlearned"], "reference": found.get("reference")}
 
 
-def extractions(found: Mapping[str, extraction.Extraction]) -> tuple[dict[str, object], ...]:
+def extractions(found: Mapping[str, extraction.Extraction]) -> tuple[evidence.Extraction, ...]:
     """Give what each model gives away, by measure: of each set for which it was measured."""
-    return tuple(
-        {"name": measure}
-        | by_model(
+
+    def shares(measure: str) -> dict[str, object]:
+        return by_model(
             {
-                model: {name: shares[measure] for name, shares in sets.items() if measure in shares}
+                model: {name: values[measure] for name, values in sets.items() if measure in values}
                 for model, sets in found.items()
             }
         )
-        for measure in found["unlearned"]["forget"]
+
+    return tuple(
+        as_section(evidence.Extraction, name=measure, **shares(measure)) for measure in found["unlearned"]["forget"]
     )
 
 
-def generations(found: Mapping[str, Generated]) -> tuple[dict[str, object], ...]:
+def generations(found: Mapping[str, Generated]) -> tuple[evidence.GenerationMeasure, ...]:
     """Give what each model generates, by measure."""
     return tuple(
-        {"name": measure} | by_model({model: figures[measure] for model, figures in found.items()})
+        as_section(
+            evidence.GenerationMeasure,
+            name=measure,
+            **by_model({model: figures[measure] for model, figures in found.items()}),
+        )
         for measure in found["unlearned"]
     )
 
 
-def reference_tests(findings: Findings) -> dict[str, object] | None:
+def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
     """Give the reference test on each model; None if the audit had no reference predictions."""
     if not findings.reference_tests:
         return None
-    given = by_model({name: reference_test(test) for name, test in findings.reference_tests.items()}) | {
-        "unit": findings.reference_tests["unlearned"].unit,
-        "power_by_size": {str(size): power for size, power in findings.power_by_size.items()},
-        "samples_needed": samples_needed(findings.power_by_size, findings.spec.thresholds),
-    }
-    return given if findings.nearness is None else {**given, "nearness": findings.nearness}
+    return as_section(
+        evidence.ReferenceTests,
+        **by_model({name: reference_test(test) for name, test in findings.reference_tests.items()}),
+        **({} if findings.nearness is None else {"nearness": findings.nearness}),
+        unit=findings.reference_tests["unlearned"].unit,
+        power_by_size={str(size): power for size, power in findings.power_by_size.items()},
+        samples_needed=samples_needed(findings.power_by_size, findings.spec.thresholds),
+    )
 
 
 def reference_test(one: ReferenceTest) -> evidence.ReferenceTest:
@@ -347,14 +360,14 @@ def reference_test(one: ReferenceTest) -> evidence.ReferenceTest:
     )
 
 
-def membership(findings: Membership) -> dict[str, object]:
+def membership(findings: Membership) -> evidence.Membership:
     """Give the attacks that a report names, one ROC curve and the losses. "spread" stands in the verdict alone."""
     attacks = tuple(
-        {"name": name, "original": original, "unlearned": findings.unlearned[name]}
+        as_section(evidence.Attack, name=name, original=original, unlearned=findings.unlearned[name])
         for name, original in findings.original.items()
         if name != "spread"
     )
-    return {"attacks": attacks, "roc": findings.roc, "losses": findings.losses}
+    return as_section(evidence.Membership, attacks=attacks, roc=findings.roc, losses=findings.losses)
 
 
 def relearn(relearning: Relearning) -> evidence.Relearn:

@@ -128,7 +128,7 @@ def submit(
         raise typer.BadParameter("Name the one --dataset of the sample IDs.")
     named = dataset or []
     with open_client(url, key) as http:
-        upload = upload_many(http, dataset=named[0] if ids else "", ids=ids, people=people)
+        upload = upload_many(http, named, ids, people)
         send = client.preview if preview else partial(client.submit, idempotency_key=idempotency_key)
         answer = send(
             http,
@@ -157,15 +157,18 @@ def submit(
                 raise typer.Exit(1)
 
 
-def upload_many(http: httpx.Client, *, dataset: str, ids: list[str], people: list[str]) -> UUID | None:
-    """Upload the sample IDs of a dataset, or the people, if they are too many for a request's body. Raises BadParameter."""
+def upload_many(http: httpx.Client, datasets: list[str], ids: list[str], people: list[str]) -> UUID | None:
+    """Upload sample IDs or people, if there are too many for a request's body. datasets: the one of the IDs.
+
+    Raises BadParameter for too many of both.
+    """
     if max(len(ids), len(people)) <= MAX_INLINE_IDS:
         return None
     if ids and people:
         raise typer.BadParameter(f"Send more than {MAX_INLINE_IDS} sample IDs or people in a request of their own.")
     if people:
         return client.upload_subjects(http, subjects=people).id
-    return client.upload_samples(http, dataset=dataset, sample_ids=ids).id
+    return client.upload_samples(http, dataset=datasets[0], sample_ids=ids).id
 
 
 def check_ids(given: Iterable[str], *, name: str = "sample ID") -> Iterator[str]:
@@ -396,8 +399,7 @@ def do_not_train(
     """Print those of the given sample IDs, or of the given people, that may still be used for training.
 
     Samples that were erased, or whose erasure was requested, may not, nor any sample of a person who asked for it. Give the output
-    of --left-out to `expunge train --without` or `--without-subjects`. It is UTF-8, as the files
-    are.
+    of --left-out, which is UTF-8, to `expunge train --without` or `--without-subjects`.
     """
     if (ids is None) == (subjects is None):
         raise typer.BadParameter("Name either --ids or --subjects.")

@@ -115,7 +115,10 @@ class _Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Observed:
-    """What was observed of one model. features: the attack on them. generated, shown: as `measure_generation` returns them."""
+    """What was observed of one model.
+
+    features: the attack on its penultimate features. generated, shown: as `measure_generation` returns them.
+    """
 
     signals: SignalsBySet
     measures: Measures

@@ -60,7 +60,6 @@ def measure(
 
 def measures_of(signals: SignalsBySet, *, spec: AuditSpec, seed: int) -> Measures:
     """Compute the four measures of one model from its signals."""
-
     right = {s: merit_of(signals[s], confidence=spec.confidence) for s in ("forget", "remain", "test")}
     best, lost = signals["forget"].bounds[1] / 100, right["forget"]
     return Measures(

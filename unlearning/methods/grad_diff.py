@@ -13,7 +13,6 @@ def grad_diff(spec: GradDiff, task: Task) -> Steps:
 
     An epoch goes through D_f once; each of its steps draws as many remaining samples.
     """
-
     return (
         yield from learn_and_forget_epochs(
             spec, task, loss=partial(ascent, task, weight=spec.forget_weight), remain_weight=1.0

@@ -19,7 +19,6 @@ def sim_npo(spec: SimNPO, task: Task) -> Steps:
 
     −log π_θ(y)/|y| is the mean loss a token, which is the loss of a sample.
     """
-
     return (
         yield from learn_and_forget_epochs(
             spec, task, loss=partial(_loss, spec, task), remain_weight=spec.remain_weight
