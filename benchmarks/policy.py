@@ -46,17 +46,10 @@ from unlearning.tuning import judge_by_retrained
 SMALL_REQUEST = 10
 """Samples of a small request."""
 SETS = ("a tenth", f"{SMALL_REQUEST} samples", "a class")
-TUNED = tuned("digits")
-WITHOUT: dict[str, Spec] = {
-    "ltu": LTU(),
-    "ltu_first_order": LTU(order="first"),
-    "ieu": IEU(),
-    "ct": TUNED["ct"],
-    "neggrad_plus": TUNED["neggrad_plus"],
-    "msg": TUNED["msg"],
-}
-"""The candidates without references: the last three with what the search on seed 50 found."""
-WITH: dict[str, Spec] = {"matching": Matching(), "ieu": IEU(), "ltu": LTU(), "ct": TUNED["ct"]}
+OWN: dict[str, Spec] = {"ltu": LTU(), "ltu_first_order": LTU(order="first"), "ieu": IEU()}
+WITHOUT = (*OWN, "ct", "neggrad_plus", "msg")
+"""The candidates without references: the project's own at their defaults, the others as tuned for the case."""
+WITH = ("matching", "ieu", "ltu", "ct")
 ONE_OF = {"ltu", "ltu_first_order"}
 """An order has one of these at most."""
 UNITS = {"gap": "points", "distance": "probability", "ta_lost": "points", "relearn_delay_to_control_sgd": "ratio"}
@@ -107,24 +100,29 @@ def main() -> None:
     parser = case_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="what the cases forget")
     parser.add_argument("--references", action="store_true", help="of models with reference predictions")
-    parser.add_argument("--methods", nargs="+", choices=WITHOUT.keys() | WITH.keys(), help="these alone (default: all)")
+    parser.add_argument("--methods", nargs="+", choices={*WITHOUT, *WITH}, help="these alone (default: all)")
     given = parser.parse_args()
     torch.set_num_threads(1)
     possible = WITH if given.references else WITHOUT
-    candidates = {name: spec for name, spec in possible.items() if name in (given.methods or possible)}
+    candidates = [method for method in possible if method in (given.methods or possible)]
     cases = chosen(given)
     validation = not {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
     others = [name for name, _ in cases if name != "digits"]
     file = "_".join(["policy", *(["references"] * given.references), *(["validation"] * validation), *others])
     found: dict[tuple[str, int], dict[str, Trials]] = {}
     for name, seed, situation in situations(cases, given):
-        trials = {method: trial(situation, spec, method) for method, spec in candidates.items()}
+        trials = {method: trial(situation, candidate(method, name), method) for method in candidates}
         trials["retrain"] = trial(situation, None, "retrain")
         found.setdefault((name, seed), {})[situation.name] = trials
         said = {method: f"{one.seconds:.1f}+{one.audit_seconds:.1f} s {one.verdict}" for method, one in trials.items()}
         print(f"{name} {seed} {situation.name}: {said}", flush=True)
-        rows = [*rows_of_methods(found), *rows_of_orders(found, list(candidates))]
+        rows = [*rows_of_methods(found), *rows_of_orders(found, candidates)]
         write(file, rows)
+
+
+def candidate(method: str, case_name: str) -> Spec:
+    """Return the spec that a method is tried with on a case."""
+    return {"matching": Matching(), **OWN}.get(method) or tuned(case_name)[method]
 
 
 def situations(cases: Sequence[Chosen], given: argparse.Namespace) -> Iterator[tuple[str, int, Situation]]:
