@@ -100,6 +100,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.verdicts --tests --case digits
 	@$(BIN)/python -m benchmarks.verdicts --parts 1 4 --case digits
 	@$(BIN)/python -m benchmarks.verdicts --parts 1 4 --case digits --seeds 20 21 22 23
+	@$(BIN)/python -m benchmarks.verdicts --limits 3 6 --case digits --seeds 20 21 22 23
 	@$(BIN)/python -m benchmarks.relearn_noise --seeds 20 21 22 23
 	@$(BIN)/python -m benchmarks.language --many
 	@$(BIN)/python -m benchmarks.tables

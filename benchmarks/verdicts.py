@@ -5,6 +5,7 @@
     python -m benchmarks.verdicts --few 8 --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --tests --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --parts 1 4 --case digits --seeds 20 21 22 23
+    python -m benchmarks.verdicts --limits 3 6 --case digits --seeds 20 21 22 23
 
 The original, a hardly changed copy of it and a collapsed model must be `failed`. A retrained model must never be `failed`, and
 should be `verified` if there are enough data. The methods have no known truth: their verdicts are only counted.
@@ -20,13 +21,14 @@ With `--tests` the parts that cost little, the reference test and nearness, are 
 `verdicts_tests.json`, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
 
 With `--parts` the audits have no reference predictions and relearn at most so many parts of the forget set, in
-`verdicts_parts.json`, or `verdicts_parts_validation.json` for other seeds than those of the tables.
+`verdicts_parts.json`, or `verdicts_parts_validation.json` for other seeds than those of the tables. With `--limits` they relearn
+for at most so many times the control's steps, in `verdicts_limits.json` or `verdicts_limits_validation.json`.
 
 Finished audits are kept in `.bench/`. No default was chosen on the seeds from 100 on.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import torch
@@ -38,11 +40,11 @@ from benchmarks.command_line import BOTH_DIGITS, SEEDS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
-from benchmarks.methods import COMPARED, WITH_REFERENCES
+from benchmarks.methods import COMPARED, WITH_REFERENCES, tuned, without_references
 from benchmarks.quality import everything
 from benchmarks.writing import Row, of_case, row, share_row, write
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU
+from unlearning.specs import IEU, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
 
@@ -60,11 +62,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=COMPARED, help="these alone (default: all)")
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
     parser.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
+    parser.add_argument(
+        "--limits", type=float, nargs="+", help="T_max of audits without references, in times of the control's steps"
+    )
     given = parser.parse_args()
     unknown = set(given.methods or ()) - set(WITH_REFERENCES if given.few else COMPARED)
     if unknown:
         parser.error(f"not among these models: {', '.join(sorted(unknown))}")
-    if given.few or given.tests or given.parts:
+    if given.few or given.tests or given.parts or given.limits:
         torch.set_num_threads(1)
     if given.few:
         found = (few(name, seeds, given.few, given.methods or tuple(WITH_REFERENCES)) for name, seeds in chosen(given))
@@ -73,11 +78,16 @@ def main() -> None:
     if given.tests:
         write("verdicts_tests", [made for name, seeds in chosen(given) for made in tests(name, seeds)])
         return
-    if given.parts:
-        cases = chosen(given)
-        reported = {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
-        found = (in_parts(name, seeds, given.parts) for name, seeds in cases)
-        write("verdicts_parts" if reported else "verdicts_parts_validation", [made for rows in found for made in rows])
+    for file, specs in (
+        ("verdicts_parts", of_parts(given.parts or ())),
+        ("verdicts_limits", of_limits(given.limits or ())),
+    ):
+        if specs:
+            cases = chosen(given)
+            reported = {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
+            rows = [made for name, seeds in cases for made in by_audit(name, seeds, specs)]
+            write(file if reported else f"{file}_validation", rows)
+    if given.parts or given.limits:
         return
     for name, seeds in chosen(given):
         write(of_case("verdicts", name), verdicts(name, seeds, given.methods or COMPARED))
@@ -117,8 +127,24 @@ def _retrained(one: Case) -> nn.Module:
     return one.retrained.model
 
 
-def in_parts(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row]:
-    """Audit models without references, relearning so many parts of the forget set; count verdicts and what relearning found."""
+def of_parts(counts: Sequence[int]) -> dict[str, AuditSpec]:
+    """Return audits that relearn at most so many parts of the forget set."""
+    more = AuditSpec().relearn_parts_more
+    return {
+        f"{count} {'part' if count == 1 else 'parts'}": AuditSpec(
+            relearn_parts=count, relearn_parts_more=min(count, more)
+        )
+        for count in counts
+    }
+
+
+def of_limits(limits: Sequence[float]) -> dict[str, AuditSpec]:
+    """Return audits that relearn for at most so many times the control's steps."""
+    return {f"{limit:g} times": AuditSpec(relearn_limit=limit) for limit in limits}
+
+
+def by_audit(name: str, seeds: Sequence[int], specs: Mapping[str, AuditSpec]) -> list[Row]:
+    """Audit models without references, in several ways; count verdicts and what relearning found."""
     found: dict[str, list[dict[str, object]]] = {}
     for seed in seeds:
         one = case(name, seed)
@@ -128,12 +154,15 @@ def in_parts(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row
             "still_knows": partial(still_knows, one),
             "retrained": partial(_retrained, one),
             "collapsed": partial(collapsed, one),
-            "ieu_without_references": cache(partial(_by_ieu, one)),
+            **{
+                without_references(spec.kind): cache(partial(_unlearned, one, spec))
+                for spec in (IEU(), tuned(name)["ct"])
+            },
         }
-        for count, (label, make) in itertools.product(counts, models.items()):
-            result = _audit_relearning(one, label, make, count)
-            found.setdefault(f"{label}, {count} {'part' if count == 1 else 'parts'}", []).append(result)
-            print(f"{name} {seed} {count} {label}: {result}", flush=True)
+        for (way, spec), (label, make) in itertools.product(specs.items(), models.items()):
+            result = _audit_relearning(one, label, make, spec)
+            found.setdefault(f"{label}, {way}", []).append(result)
+            print(f"{name} {seed} {way} {label}: {result}", flush=True)
     rows: list[Row] = []
     for label, results in found.items():
         what = {"case": name, "method": label}
@@ -146,15 +175,14 @@ def in_parts(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row
     return rows
 
 
-def _by_ieu(one: Case) -> nn.Module:
+def _unlearned(one: Case, spec: Spec) -> nn.Module:
     task = task_of(one)
-    run_to_completion(unlearn(IEU(), task))
+    run_to_completion(unlearn(spec, task))
     return task.model.eval()
 
 
-def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], count: int) -> dict[str, object]:
-    """Audit a model, relearning `count` parts, or read what an earlier run found; by relearner, whether it passed."""
-    spec = AuditSpec(relearn_parts=count, relearn_parts_more=min(count, AuditSpec().relearn_parts_more))
+def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], spec: AuditSpec) -> dict[str, object]:
+    """Audit a model, or read what an earlier run found; by relearner, whether it passed."""
     of_case = {"case": one.name, "seed": one.seed, "model": label}
     what = {**of_case, "audit": all_settings(spec), **identity()}
 
