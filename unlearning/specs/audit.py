@@ -93,7 +93,8 @@ class AuditSpec:
     relearn_steps: the learning rate is calibrated so that the original learns a control set in about this many steps.
     relearn_delta: δ as a share of the original's loss gap between held-out and forget set. A set is relearned once its loss is
         at most L_f(θ_o) + δ.
-    relearn_limit: T_max, as a multiple of the calibrated control's steps.
+    relearn_limit: T_max, as a multiple of the steps in which the original learned the control. Lower ones cut off controls of
+        models that learn slowly, whatever they know.
     relearn_parts: most parts of the forget set that the first relearner learns, each by itself. Which samples a set has moves its
         delay far more than their order does, so several parts tell more than one. relearn_controls: control sets drawn from D_v
         for it. relearn_parts_more, relearn_controls_more: for each other relearner, which can fail a model but need not pass it.
@@ -114,7 +115,7 @@ class AuditSpec:
     relearn_samples: Annotated[int, Ge(2)] = 96
     relearn_steps: Annotated[int, Ge(4)] = 20
     relearn_delta: InnerShare = 0.1
-    relearn_limit: AboveOne = 3.0
+    relearn_limit: AboveOne = 6.0
     relearn_parts: AtLeastOne = 4
     relearn_parts_more: AtLeastOne = 2
     relearn_controls: Annotated[int, Ge(3)] = 6
