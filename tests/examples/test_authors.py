@@ -28,7 +28,7 @@ PLAY = "\n\n".join(
 @pytest.fixture(autouse=True)
 def few_authors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     smaller = partial(authors.GPT, 32, layers=1)
-    for name, value in {"AUTHORS": 16, "EPOCHS": 40, "BATCH": 8, "GPT": smaller}.items():
+    for name, value in {"AUTHORS": 16, "EPOCHS": 24, "BATCH": 8, "GPT": smaller}.items():
         monkeypatch.setattr(authors, name, value)
     authors.corpus.cache_clear()
     yield

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 from torch import nn
 
 from examples import image_folder
@@ -19,6 +21,16 @@ def _scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the scans, which the script writes."""
     monkeypatch.setenv("EXPUNGE_SCANS", str(tmp_path / "scans"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script finds the first digits only."""
+    parts = (200, 150, 150)
+    digits = load_digits()
+    few = Bunch(images=digits.images[: sum(parts)], target=digits.target[: sum(parts)])
+    for name, value in {"load_digits": lambda: few, "EPOCHS": 4, "PARTS": parts}.items():
+        monkeypatch.setattr(image_folder, name, value)
 
 
 def small() -> nn.Module:
@@ -36,12 +48,11 @@ def small() -> nn.Module:
     ],
 )
 def test_the_script_leads_to_an_erasure(
-    network: Callable[[], nn.Module], site: Site, monkeypatch: pytest.MonkeyPatch
+    network: Callable[[], nn.Module], site: Site, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(image_folder, "network", network)
     if network is small:
-        monkeypatch.setattr(image_folder, "EPOCHS", 4)
-        monkeypatch.setattr(image_folder, "PARTS", (400, 300, 197))
+        request.getfixturevalue("_few")
     reference = "examples.image_folder:workload"
     register_workload(
         site.where,
@@ -56,6 +67,7 @@ def test_the_script_leads_to_an_erasure(
     assert document.report.exactness is not None
 
 
+@pytest.mark.usefixtures("_few")
 def test_the_workload_reads_what_the_script_trains_on_with_augmentation_in_training_steps_alone() -> None:
     made, numbers = image_folder.workload(), torch.arange(20)
     plain, varied = (made.train.select(numbers, training=training) for training in (False, True))

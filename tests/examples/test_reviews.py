@@ -85,7 +85,7 @@ def test_ten_real_reviews_are_erased(tmp_path: Path, site: Site) -> None:
     assert decided_or_explained(document)
 
 
-@pytest.mark.parametrize("name", ["workload", "frozen_workload"])
+@pytest.mark.parametrize("name", [pytest.param("workload", marks=pytest.mark.slow), "frozen_workload"])
 def test_ten_reviews_are_erased(name: str, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reviews, "EPOCHS", 4)  # a sixth: the way is what is tested, not how well it is known
     reference = f"examples.reviews:{name}"
