@@ -15,13 +15,11 @@ from expunge.stack.stack import Options, Stack, run_stack
 from tests.fixtures.opendsr import declare
 from tests.fixtures.waiting import await_that
 
-REFERENCE = "tests.worker.digits:workload"
+REFERENCE = "tests.worker.digits:of_few_samples"
 GATED = "tests.worker.gated:workload"
 
 SAMPLES = [f"image-{i}" for i in range(200)]
-"""Of these 91 are in the training set: enough that the audit of an honest retraining fails hardly ever. In 12 of 12 seeds it did
-not; with 33 forgotten samples it failed in one of 10, being a draw of unusually easy images.
-"""
+"""Of these 19 are in the training set."""
 
 
 OWNED = "acme"

@@ -18,7 +18,7 @@ from tests.worker.test_checks import VARIABLE
 pytestmark = pytest.mark.end_to_end
 
 MORE = [f"image-{i}" for i in range(400)]
-"""Holds SAMPLES; of these 179 are in the training set."""
+"""Holds SAMPLES; of these 39 are in the training set."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def unlearn(
     sample_ids: list[str],
     *,
     method: str | None = None,
-    dataset: str = "tiny-digits",
+    dataset: str = "few-digits",
     model: str = "digits",
 ) -> Job:
     """Submit, and follow the one job to its end."""

@@ -70,7 +70,7 @@ def test_a_stack_on_given_servers_starts_none_and_its_trace_leads_from_the_call_
                 weights=trained.path,
                 **RETRAINED,
             )
-            call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
+            call = http.post("/unlearn-requests", json={"dataset": "few-digits", "sample_ids": SAMPLES})
             (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))
             *_, job = client.watch_job(http, job_id)
             assert job.state == "completed", job

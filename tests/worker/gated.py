@@ -1,4 +1,4 @@
-"""The small workload with gates: a test stops a worker's process at a place of its choice, and sees that it is there.
+"""The smallest workload with gates: a test stops a worker's process at a place of its choice, and sees that it is there.
 
 A gate is a file in the folder that EXPUNGE_TEST_GATES names; while it is there, whoever comes to the gate waits.
 """
@@ -83,4 +83,4 @@ def come_to_save(*_: object) -> None:
 def workload() -> Workload:
     if not (current_task and current_task.name == CHECK_MODEL):  # the gate is for jobs
         stop_at("load")
-    return dataclasses.replace(digits.workload(), build=network)
+    return dataclasses.replace(digits.of_few_samples(), build=network)

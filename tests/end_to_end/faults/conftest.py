@@ -31,7 +31,7 @@ from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import PATIENCE, await_that
 
 SAMPLES = [f"image-{i}" for i in range(400)]
-"""Of these 179 are in the training set: the more there are, the less does an audit of an honest retraining fail by chance."""
+"""Of these 39 are in the training set."""
 
 
 @dataclass(frozen=True)

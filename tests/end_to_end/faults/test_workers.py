@@ -13,18 +13,27 @@ from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
 
-STEPS = 200
-"""Of the retraining: 20 epochs of 10 batches."""
+STEPS = 60
+"""Of the retraining: 20 epochs of 3 batches."""
 
-PHASES = [("load", "load"), ("unlearn", "unlearn"), ("audit", "audit_membership"), ("save", "report")]
-"""Gates in the order in which a job comes to them, and the phase it is in there. The last phase, publish, is one transaction."""
+GATES = {"load": "load", "unlearn": "unlearn", "audit": "audit_membership", "save": "report"}
+"""Gates in the order in which a job comes to them, with its phase there. The last phase, publish, is one transaction."""
 
 
-@pytest.mark.parametrize("first", ["child", pytest.param("parent", marks=pytest.mark.slow)])
-def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, first: str) -> None:
-    """By turns the child, in which jobs run, and its parent, with which the child ends."""
-    name = f"killed-{first}-first"
-    scene.gates.shut("load")
+@pytest.mark.parametrize(
+    ("first", "stops"),
+    [
+        pytest.param("child", ["unlearn", "audit"], id="child-resumed"),
+        *(pytest.param(part, list(GATES), id=part, marks=pytest.mark.slow) for part in ("child", "parent")),
+    ],
+)
+def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, first: str, stops: list[str]) -> None:
+    """By turns the child, in which jobs run, and its parent, with which the child ends.
+
+    The quick case has the phases that go on from a checkpoint, of the method or after it; test_metrics.py kills a child that loads.
+    """
+    name = f"killed-{first}-first-{len(stops)}"
+    scene.gates.shut(stops[0])
     job_id = scene.submit(name)
     turns = itertools.dropwhile(lambda part: part != first, itertools.cycle(["child", "parent"]))
 
@@ -35,31 +44,32 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, first: s
         scene.kill("the worker")
         scene.start("the worker")
 
-    following = [gate for gate, _ in PHASES[1:]]
-    for (gate, phase), next_gate in zip(PHASES, following, strict=False):
+    for gate, following in itertools.pairwise(stops):
         scene.gates.await_somebody(gate)
-        assert scene.job(job_id).phase == phase
-        scene.gates.shut(next_gate)
+        assert scene.job(job_id).phase == GATES[gate]
+        scene.gates.shut(following)
         kill()
         scene.gates.open(gate)
         scene.expire_lease(job_id)
-    scene.gates.await_somebody("save")
+    scene.gates.await_somebody(stops[-1])
     kill()
     with scene.sessions.begin() as session:
         # No sample can be written as erased, so that publishing hangs in its middle.
         session.execute(text("LOCK TABLE erased_samples IN SHARE ROW EXCLUSIVE MODE"))
-        scene.gates.open("save")
+        scene.gates.open(stops[-1])
         scene.expire_lease(job_id)
         await_that(lambda: scene.job(job_id).phase == "publish", "the job to be published")
         kill()
     scene.expire_lease(job_id)
 
     scene.ended_once(name, job_id)
-    assert scene.outcomes(job_id) == ["lapsed"] * 5 + ["published"]
+    assert scene.outcomes(job_id) == ["lapsed"] * (len(stops) + 1) + ["published"]
     assert set(scene.reasons(job_id)[:-1]) == {"worker_lost"}
     resumed = scene.events(job_id, "job.resumed")
-    assert 3 in [event["attempt"] for event in resumed]  # killed in the method
-    assert [event["step"] for event in resumed].count(STEPS) == 3  # killed after it: only the audit is done again
+    killed_in_the_method = stops.index("unlearn") + 1
+    assert killed_in_the_method + 1 in [event["attempt"] for event in resumed]
+    # Killed after the method, only the audit is done again.
+    assert [event["step"] for event in resumed].count(STEPS) == len(stops) + 1 - killed_in_the_method
 
 
 @pytest.mark.slow
