@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,12 +46,11 @@ def main() -> None:
     os.environ["EXPUNGE_BENCH"] = str(session.folder)  # `benchmarks.cases` stores models here, for this run alone
     compiler = ["-m", "benchmarks.gpu.training", f"--backend={'eager' if session.dry_run else 'inductor'}"]
     tests = background.gpu_tests(dry_run=session.dry_run)
-    processes = (
-        background.start(session, "tests", tests, seconds=100),
-        background.start(session, "compiler", compiler + ["--small"] * session.dry_run, seconds=100),
-    )
+    commands = {"tests": tests, "compiler": compiler + ["--small"] * session.dry_run}
+    in_time = time.monotonic() < session.ends
+    processes = [background.start(session, *command, seconds=100) for command in commands.items() if in_time]
     try:
-        _take_steps(session, *processes)
+        _take_steps(session, processes)
     finally:
         for process in processes:
             background.kill(process)
@@ -61,13 +60,13 @@ def main() -> None:
     sys.exit("failed" in states.values() or bool(session.facts.get("failed_methods")))
 
 
-def _take_steps(session: Session, tests: background.Background, compiler: background.Background) -> None:
+def _take_steps(session: Session, processes: Sequence[background.Background]) -> None:
     def step(name: str, work: Callable[[Session, Budget], T]) -> T | None:
         return session.run(name, work, seconds=SECONDS[name])
 
     step("checks", checks.conformance)
     workload = step("data", _read)
-    step("background", partial(background.collect, tests, compiler))
+    step("background", partial(background.collect, *processes))
     if workload is None:
         return
     chosen = step("training", partial(training.speed, workload))

@@ -1,7 +1,6 @@
 import os
 import signal
-import subprocess
-import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from expunge.operator.keys import (
     revoke_signing_key,
     rotate_sample_key,
 )
+from ledger import sample_key
 from ledger.registry.references import ReferenceFile, register_references
 from ledger.sample_ids import parse_sample_key, sample_digest
 from ledger.sample_key import check_sample_key
@@ -73,25 +73,26 @@ def test_a_key_that_could_not_be_registered_is_deleted(tmp_path: Path) -> None:
 
 KEY = bytes.fromhex(SAMPLE_KEY)
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from expunge.operator import keys
-from expunge.operator.deployment import Deployment
-from ledger import sample_key
 
-def die(*given):
-    os.kill(os.getpid(), signal.SIGKILL)
+def rotate_until(moment: str, where: Deployment, following: Path, own: Path) -> int:
+    """Rotate in a process of its own, which is killed at the given moment; gives its status."""
 
-if sys.argv[1] == "before the commit":
-    sample_key._rewrite_references = die
-else:
-    Path.replace = die
-url, folder, key = sys.argv[2:]
-where = Deployment(database_url=url, storage=Path(folder), sample_key=bytes.fromhex(key), workloads="tests")
-keys.rotate_sample_key(where, Path(folder, "next"), adopt=Path(folder, "own"))
-"""
-"""A rotation that is killed at the given moment."""
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later, of forks beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            if moment == "before the commit":
+                sample_key._rewrite_references = die  # type: ignore[assignment]
+            else:
+                Path.replace = die  # type: ignore[assignment, method-assign]
+            rotate_sample_key(where, following, adopt=own)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture
@@ -124,9 +125,7 @@ def test_a_rotation_that_is_killed_twice_is_finished_by_the_third_run(
     """Killed when all rows are hashed on but nothing is committed, and again when the stack's own key is still the old one."""
     own, following = tmp_path / "own", tmp_path / "next"
     for moment in ("before the commit", "after it"):
-        given = [moment, deployment.database_url, str(tmp_path), SAMPLE_KEY]
-        killed = subprocess.run([sys.executable, "-c", KILLED, *given], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        assert rotate_until(moment, deployment, following, own) == -signal.SIGKILL
         new = parse_sample_key(following.read_text())
         assert new[:32] == KEY
         assert own.read_text() == SAMPLE_KEY
