@@ -5,6 +5,7 @@ versions and snapshots. Soft delete is another thing: Google and Azure keep what
 restored. Google deletes it earlier for nobody; Azure deletes versions and snapshots earlier if the account permits it.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -61,6 +62,17 @@ class ObjectAPI(Protocol):
         """Delete the parts of uploads that began before a time and never ended, and return how many uploads those were."""
 
 
+@functools.cache
+def _descriptions() -> Any:
+    """Make the loader of botocore's descriptions of S3, for all sessions: to read them takes longer than all else of a session.
+
+    It holds no credential.
+    """
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # it ships no types
+
+    return AioSession().get_component("data_loader")
+
+
 class S3:
     """S3, and what speaks its API. Deleted versions are gone at once."""
 
@@ -72,10 +84,11 @@ class S3:
 
         The client would wait for it without a limit.
         """
-        from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # it ships no types
+        from aiobotocore.session import AioSession
         from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
 
         session = AioSession()
+        session.register_component("data_loader", _descriptions())
         session.unregister("before-call.s3", add_expect_header)
         return {"config_kwargs": {**S3_CONFIG}, "session": session}
 

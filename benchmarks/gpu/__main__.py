@@ -66,7 +66,7 @@ def _take_steps(session: Session, processes: Sequence[background.Background]) ->
 
     step("checks", checks.conformance)
     workload = step("data", _read)
-    step("background", partial(background.collect, *processes))
+    step("background", partial(background.collect, processes))
     if workload is None:
         return
     chosen = step("training", partial(training.speed, workload))

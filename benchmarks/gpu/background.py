@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,9 @@ def gpu_tests(*, dry_run: bool) -> list[str]:
     return ["-m", "pytest", "-q", "-m", "gpu", *settings, *(marked[-1:] if dry_run else marked)]
 
 
-def collect(tests: Background, compiler: Background, session: Session, _: Budget) -> None:
-    """Wait for both processes; note the tests' outcome and what the compiler gains. Raises AssertionError if one of them failed."""
+def collect(processes: Sequence[Background], session: Session, _: Budget) -> None:
+    """Wait for both processes, the tests and the compiler; note the tests' outcome and what the compiler gains. Raises AssertionError if one of them failed."""
+    tests, compiler = processes
     status, output = wait(tests)
     missing = "No module named pytest" in output
     session.facts["gpu_tests"] = {

@@ -324,6 +324,12 @@ def test_the_check_writes_reads_and_deletes(s3_api: S3, storage: ObjectStorage) 
         storage.check()
 
 
+def test_sessions_share_the_descriptions_of_the_api_and_no_credential() -> None:
+    one, other = (APIS["s3"].options()["session"] for _ in range(2))
+    assert one.get_component("data_loader") is other.get_component("data_loader")
+    assert one.get_component("credential_provider") is not other.get_component("credential_provider")
+
+
 class Memory:
     """fsspec's own storage in memory, which stands for the others where they are not installed. It keeps no versions."""
 
