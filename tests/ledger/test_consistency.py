@@ -5,6 +5,7 @@ import threading
 from datetime import timedelta
 from functools import partial
 
+from hypothesis import settings
 from sqlalchemy import text
 
 from ledger.errors import JobCancelled, Refused, StaleClaim
@@ -15,8 +16,6 @@ from ledger.requests.cancellation import cancel_request
 from ledger.states import Reason
 from tests.ledger.conftest import IEU, LTU
 from tests.ledger.promises import broken
-
-TURNS = 25
 
 
 def submit(world, chance):
@@ -75,11 +74,11 @@ def work(world, chance):
 
 
 def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_is(world):
-    faults = []
+    faults, turns = [], settings().max_examples // 3
 
     def take_turns(act, seed):
         chance = random.Random(seed)
-        for _ in range(TURNS):
+        for _ in range(turns):
             try:
                 act(world, chance)
             except (Refused, StaleClaim):

@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -51,11 +53,14 @@ def test_the_apis_command_serves_and_its_health_check_is_content(tmp_path: Path)
     ):
         try:
 
-            def healthy_or_ended() -> bool:
-                return api.poll() is not None or not subprocess.run(check, env=given, capture_output=True).returncode
+            def listens_or_ended() -> bool:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", int(port))):
+                    return True
+                return api.poll() is not None
 
-            await_that(healthy_or_ended, "the API to be healthy")
+            await_that(listens_or_ended, "the API to listen")
             assert api.poll() is None, (tmp_path / "log").read_text()
+            assert subprocess.run(check, env=given, capture_output=True).returncode == 0
         finally:
             api.terminate()
     assert api.returncode in {0, -signal.SIGTERM}, (tmp_path / "log").read_text()

@@ -20,10 +20,10 @@ def queue(folder: Path, *, reference: str) -> Iterator[TrainingQueue]:
         yield made
 
 
-def test_a_training_that_fails_raises_with_its_logs_tail(tmp_path: Path) -> None:
+def test_a_command_that_fails_raises_with_its_logs_tail(tmp_path: Path) -> None:
     with queue(tmp_path, reference="tests.worker.digits:broken") as trainings:
-        failing = trainings.submit("training", seed=0)
-        with pytest.raises(DemoFailed, match=r"(?s)status 1.*\| .*no data here"):
+        failing = trainings.submit_references("preparing", model="digits", data_dir=tmp_path / "nowhere", rounds=1)
+        with pytest.raises(DemoFailed, match=r"(?s)status 1.*\| .*No stack runs"):
             failing.result()
         with pytest.raises(DemoFailed):
             trainings.check()
