@@ -60,7 +60,10 @@ def gpu_tests(*, dry_run: bool) -> list[str]:
 
 
 def collect(processes: Sequence[Background], session: Session, _: Budget) -> None:
-    """Wait for both processes, the tests and the compiler; note the tests' outcome and what the compiler gains. Raises AssertionError if one of them failed."""
+    """Wait for the tests and the compiler, and note the tests' outcome and what the compiler gains.
+
+    Raises AssertionError if one of them failed.
+    """
     tests, compiler = processes
     status, output = wait(tests)
     missing = "No module named pytest" in output
