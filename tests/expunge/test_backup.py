@@ -43,7 +43,7 @@ from worker.child import StopSignal
 from worker.settings import Settings as WorkerSettings
 
 KEY = bytes(32)
-REFERENCE = "tests.worker.digits:workload"
+REFERENCE = "tests.worker.digits:of_few_samples"
 
 
 def run(program: str, *arguments: str) -> None:
@@ -61,10 +61,10 @@ def counts(session: Session) -> dict[str, int]:
 
 def ask(session: Session, samples: list[str]) -> UUID | None:
     """Ask for samples to be erased; gives the job, where the model was trained on them and knows them still."""
-    digests = [sample_digest(KEY, "tiny-digits", sample) for sample in samples]
+    digests = [sample_digest(KEY, "few-digits", sample) for sample in samples]
     tenant = ensure_tenant(session, "default")
     view = submit(
-        session, tenant_id=tenant, caller="test", dataset="tiny-digits", digests=digests, batch_window=timedelta(0)
+        session, tenant_id=tenant, caller="test", dataset="few-digits", digests=digests, batch_window=timedelta(0)
     )
     job = view.targets[0].job
     return None if job is None else job.id
@@ -113,7 +113,7 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     )
     create_signing_key(database_url, keys)
     api_key = create_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])
-    known = list(digits.workload().train.ids)
+    known = list(digits.of_few_samples().train.ids)
     with sessions.begin() as session:
         job_id = ask(session, known[:80])
     assert job_id is not None
