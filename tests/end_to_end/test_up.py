@@ -74,17 +74,17 @@ class Lives:
 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
-    """Kill the worker and then the stack itself; start again and stop by SIGINT, as Ctrl-C does."""
+    """Kill the beat, which starts quickest, and then the stack itself; start again and stop by SIGINT, as Ctrl-C does."""
     folder = tmp_path_factory.mktemp("up")
     data_dir = folder / "data"
     with up(data_dir, folder / "first.log") as command:
         known_while_up = read_deployment_settings(data_dir)
-        (worker,) = workers(command)
-        worker.kill()
-        await_that(lambda: [other for other in workers(command) if other.pid != worker.pid], "a new worker")
+        (beat,) = beats(command)
+        beat.kill()
+        await_that(lambda: [other for other in beats(command) if other.pid != beat.pid], "a new beat")
         await_that(lambda: "started again" in command.output(), "the restart to be reported")
         started = command.descendants()
-        restarted = [str(process.pid) for process in workers(command)]
+        restarted = [str(process.pid) for process in beats(command)]
         command.process.kill()
         command.process.wait(PATIENCE)
         first_output = command.output()
@@ -108,11 +108,11 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
         )
 
 
-def workers(command: Command) -> list[psutil.Process]:
+def beats(command: Command) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(command.process.pid).children():
         with suppress(psutil.Error):  # it has just ended
-            if {"worker.app", "worker"} <= set(child.cmdline()):
+            if {"worker.app", "beat"} <= set(child.cmdline()):
                 found.append(child)
     return found
 

@@ -19,7 +19,7 @@ from unlearning.data.workload import Workload
 
 FOLDER = "EXPUNGE_TEST_GATES"
 LATE = 40
-"""Training steps of a process from which on the gate "unlearn" counts. Those before are slow, so that checkpoints are written."""
+"""Training steps of an attempt from which on the gate "unlearn" counts. Those before are slow, so that checkpoints are written."""
 PATIENCE = 120.0
 
 
@@ -81,6 +81,7 @@ def come_to_save(*_: object) -> None:
 
 
 def workload() -> Workload:
+    Gate.steps, Gate.evaluated = 0, False
     if not (current_task and current_task.name == CHECK_MODEL):  # the gate is for jobs
         stop_at("load")
     return dataclasses.replace(digits.of_few_samples(), build=network)

@@ -87,23 +87,10 @@ def test_a_lease_expires_by_itself_and_the_job_goes_on_within_two_minutes(scene:
     )
 
 
-def test_a_worker_that_is_stopped_hands_its_job_on_at_a_checkpoint(scene: Scene) -> None:
-    scene.gates.shut("unlearn")
-    job_id = scene.submit("handed-on")
-    scene.gates.await_somebody("unlearn")
-    worker = scene.part("the worker")
-    worker.process.send_signal(signal.SIGTERM)
-    scene.gates.open("unlearn")
-    stop(worker)
-    assert scene.job(job_id).state == "queued"
-    scene.start("the worker")
-
-    scene.ended_once("handed-on", job_id)
-    assert scene.outcomes(job_id) == ["released", "published"]
-    assert [event["attempt"] for event in scene.events(job_id, "job.resumed")] == [2]
-
-
-def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing(scene: Scene) -> None:
+def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing_and_a_stopped_one_hands_its_job_on(
+    scene: Scene,
+) -> None:
+    """The one that is stopped took the frozen one's place, and hands its next job on to it at a checkpoint."""
     scene.gates.shut("unlearn")
     job_id = scene.submit("frozen")
     scene.gates.await_somebody("unlearn")
@@ -117,6 +104,15 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing(scene: Sce
         scene.ended_once("frozen", job_id)
         before = refused(scene)
         version = scene.http.get("/models/frozen/versions").json()["items"][0]
+
+        scene.gates.shut("unlearn")
+        next_job = scene.submit("handed-on")
+        scene.gates.await_somebody("unlearn")
+        second.process.send_signal(signal.SIGTERM)
+        scene.gates.open("unlearn")
+        stop(second)
+        assert scene.job(next_job).state == "queued"
+
         signal_all(frozen, signal.SIGCONT)
         await_that(lambda: refused(scene) > before, "the woken worker to be refused")
     finally:
@@ -126,6 +122,9 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing(scene: Sce
     assert scene.events(job_id, "job.write_refused") == [{"attempt": 1}]
     assert scene.http.get("/models/frozen/versions").json()["items"][0] == version
     assert scene.outcomes(job_id) == ["lapsed", "published"]
+    scene.ended_once("handed-on", next_job)
+    assert scene.outcomes(next_job) == ["released", "published"]
+    assert [event["attempt"] for event in scene.events(next_job, "job.resumed")] == [2]
 
 
 def refused(scene: Scene) -> float:
