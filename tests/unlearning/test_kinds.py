@@ -31,6 +31,8 @@ from unlearning.storage import load_weights, save_weights
 from unlearning.training.loop import fit
 from unlearning.training.references import prepare_references
 
+pytestmark = pytest.mark.usefixtures("hasty_guides")
+
 FEW = {"steps": 2, "epochs": 1, "repair_steps": 2, "passes": 0.0, "attackers": 2, "batch_size": 16}
 QUICK = AuditSpec(
     replicates=100, vector_seeds=1, relearn_samples=8, relearn_steps=4, relearn_controls=3, relearners=("sgd",)

@@ -2,10 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,12 +24,43 @@ from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
 from tests.fixtures.postgresql import Filled
 from tests.worker import digits
+from unlearning.audit.findings import Findings
+from unlearning.specs.audit import AuditSpec
+from unlearning.steps import Progress
+from worker import attempt
 from worker.child import StopSignal
 from worker.run import run_job
 from worker.settings import Settings
 
 REFERENCE = "tests.worker.digits:workload"
 KEY = bytes(range(32))
+LITTLE: dict[str, Any] = {
+    "replicates": 100,
+    "vector_seeds": 1,
+    "relearners": ("sgd",),
+    "relearn_steps": 8,
+    "relearn_parts": 1,
+    "relearn_controls": 3,
+}
+"""Of an audit's spec, where it does not matter what the audit finds."""
+
+
+@pytest.fixture
+def whole_audits() -> None:
+    """For a test of what an audit finds, or of how it is reported: its audits are as a worker's."""
+
+
+@pytest.fixture(autouse=True)
+def _short_audits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits do what they always do, but little of it: most tests here only need a job that comes to its end."""
+    if "whole_audits" in request.fixturenames:
+        return
+    original = attempt.audit
+
+    def short(*, spec: AuditSpec, **given: Any) -> Generator[Progress, None, Findings]:
+        return original(spec=replace(spec, **LITTLE), **given)
+
+    monkeypatch.setattr(attempt, "audit", short)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def served(bench: Bench) -> Version:
     return bench.versions()[-1]
 
 
+@pytest.mark.usefixtures("whole_audits")
 def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     bench: Bench, training_ids: tuple[str, ...]
 ) -> None:

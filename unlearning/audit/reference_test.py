@@ -58,7 +58,7 @@ _CORRELATIONS = np.linspace(0, 0.995, 200)
 _DRAWS = 4000
 """Draws of each law."""
 _NEWTON = 20
-"""Steps of Newton's method, of at most one deviation each, by which the widths of residuals are fitted."""
+"""Most steps of Newton's method, of at most one deviation each, by which the widths of residuals are fitted."""
 _AT_ONCE = 2**15
 """Drawn numbers, of as many samples in as many draws, that are in memory at once: arrays of 256 KiB, which stay in the cache."""
 _DRAWS_FOR_POWER = 400
@@ -370,7 +370,7 @@ class _Laws:
         thresholds: Thresholds,
         rng: np.random.Generator,
         *,
-        draws: int = _DRAWS,
+        draws: int | None = None,
         surely_wrong: NDArray[np.bool_] | None = None,
     ) -> _Bounds:
         """Compute the bounds of a forget set from its reference signals alone: the audited model's answers on it are not used.
@@ -382,6 +382,7 @@ class _Laws:
         if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
         of_unseen, of_seen = rng.spawn(2)
         widths = self.unseen.widths.at(forget.unseen)
+        draws = _DRAWS if draws is None else draws
         means, knowns, spreads, errors = [], [], [], []
         for residuals, error in self.unseen.draw(forget.unseen, forget.gap, of_unseen, draws, people=forget.people):
             errors.append(error @ weights)
@@ -544,7 +545,9 @@ class _Widths:
             shares /= shares.sum()
             mean = float(shares @ place)
             step = mean / max(2 * float(shares @ (place - mean) ** 2), 1e-12)
-            slope += min(max(step, -1 / deviation), 1 / deviation)
+            before, slope = slope, slope + min(max(step, -1 / deviation), 1 / deviation)
+            if slope == before:
+                break
         squares = squares * np.exp(-2 * slope * place)
         score = np.bincount(person, weights=place * (squares / squares.mean() - 1))
         return cls(

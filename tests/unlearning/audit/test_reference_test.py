@@ -2,6 +2,7 @@
 
 import functools
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +26,17 @@ from unlearning.audit.reference_test import reference_test as compare_with_refer
 from unlearning.audit.verdict import other_attack_findings
 from unlearning.specs.audit import AuditSpec, Thresholds
 
+ALL_DRAWS, FEWER_DRAWS = module._DRAWS, 1000
 GAP = 4.0
 """By how much the margin of a seen sample exceeds that of an unseen one, in nats, in the mean."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_draws() -> Iterator[None]:
+    """A quarter of the draws: the level of a test by draws does not depend on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_DRAWS", FEWER_DRAWS)
+        yield
 
 
 def world(
@@ -175,6 +185,7 @@ def test_odd_samples_whose_residuals_reach_farther_fail_no_more_unseeing_models(
 
 def test_a_large_forget_set_takes_little_memory_and_what_is_drawn_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """All its draws at once would be 32 MB in each array."""
+    monkeypatch.setattr(module, "_DRAWS", ALL_DRAWS)
     rng, found = np.random.default_rng(0), []
     forget, held_out = (noisy(people, 5, seen=False, rng=rng, alike=0.5) for people in (200, 50))
     others = {"held_out": held_out, "remain": noisy(300, seen=True, rng=rng), "thresholds": Thresholds()}

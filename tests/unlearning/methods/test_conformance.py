@@ -21,8 +21,10 @@ from unlearning.networks import copy_network
 from unlearning.specs import LTU, PRODUCTION, SPECS, Spec
 from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 from unlearning.state import State
-from unlearning.steps import Progress, run_to_completion
+from unlearning.steps import Outcome, Progress, run_to_completion
 from unlearning.task import Task
+
+pytestmark = pytest.mark.usefixtures("hasty_guides")
 
 BUILDS = [plain, normalised, dropping, convolutional]
 FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16, "attackers": 2}
@@ -67,14 +69,43 @@ def test_every_method_has_a_spec_and_says_what_it_needs() -> None:
     assert METHODS.keys() == SPECS.keys() == NEEDS.keys()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that nothing disturbed. states: before it, after each step, and at its end. untouched: whether the caller's random
+    state was the same after each step and at the end."""
+
+    states: list[dict[str, torch.Tensor]]
+    progress: list[Progress]
+    outcome: Outcome
+    model: nn.Module
+    untouched: bool
+
+
+@functools.cache
+def run_of(kind: str, build: Callable[[], nn.Module] = normalised, seed: int = 3) -> Run:
+    """Run a method on a model that is given in training mode."""
+    given = task(build, seed=seed)
+    given.model.train()
+    states, progress, before, untouched = [state(given.model)], list[Progress](), random_state(), list[bool]()
+
+    def note(step: Progress) -> None:
+        progress.append(step)
+        states.append(state(given.model))
+        untouched.append(random_state() == before)
+
+    outcome = run_to_completion(start(spec_of(kind), given), note)
+    return Run(
+        states=[*states, state(given.model)],
+        progress=progress,
+        outcome=outcome,
+        model=given.model,
+        untouched=all(untouched) and random_state() == before,
+    )
+
+
 @every_kind
 def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
-    given = task()
-    before = state(given.model)
-
-    run_to_completion(start(spec_of(kind), given))
-
-    after = state(given.model)
+    before, *_, after = run_of(kind).states
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert {name: (t.shape, t.dtype) for name, t in after.items()} == {
         name: (t.shape, t.dtype) for name, t in before.items()
@@ -82,58 +113,7 @@ def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
 
 
 @every_kind
-def test_the_same_seed_gives_the_same_weights(kind: str) -> None:
-    states = []
-    for _ in range(2):
-        given = task(normalised)
-        steps = start(spec_of(kind), given)
-        next(steps)
-        next(steps)
-        states.append(state(given.model))
-        run_to_completion(steps)
-        states.append(state(given.model))
-
-    assert same(states[0], states[2])
-    assert same(states[1], states[3])
-
-
-@every_kind
-def test_another_seed_gives_other_weights_where_anything_is_drawn(kind: str) -> None:
-    runs = []
-    for seed in (1, 2):
-        given = task(seed=seed)
-        seen = [state(given.model) for _ in start(spec_of(kind), given)]
-        runs.append([*seen, state(given.model)])
-
-    assert all(map(same, *runs)) == (kind in DRAWS_NOTHING)
-
-
-@every_kind
-def test_the_callers_random_numbers_do_not_reach_the_method(kind: str) -> None:
-    states = []
-    for noisy in (False, True):
-        given = task(dropping)
-        steps = start(spec_of(kind), given)
-        for _ in steps:
-            if noisy:
-                torch.rand(3), np.random.rand(), random.random()
-        states.append(state(given.model))
-
-    assert same(*states)
-
-
-@every_kind
-def test_the_random_state_is_untouched_between_steps_and_after(kind: str) -> None:
-    before = random_state()
-
-    for _ in start(spec_of(kind), task(dropping)):
-        assert random_state() == before
-
-    assert random_state() == before
-
-
-@every_kind
-def test_only_the_model_changes(kind: str) -> None:
+def test_the_same_seed_gives_the_same_weights_and_only_the_model_changes(kind: str) -> None:
     given = task()
     start(spec_of(kind), given).close()  # gives matching its references
     spec = spec_of(kind)
@@ -142,8 +122,9 @@ def test_only_the_model_changes(kind: str) -> None:
     bystander_before = state(bystander)
     held = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
 
-    run_to_completion(start(spec, given))
+    seen = [state(given.model), *(state(given.model) for _ in start(spec, given)), state(given.model)]
 
+    assert all(same(*pair) for pair in zip(seen, run_of(kind).states, strict=True))
     assert spec == spec_before
     assert given.recipe == recipe_before
     assert all(torch.equal(*pair) for pair in zip(parts, contents(given), strict=True))
@@ -152,15 +133,32 @@ def test_only_the_model_changes(kind: str) -> None:
 
 
 @every_kind
-def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -> None:
-    given = task()
-    given.model.train()
-    run_to_completion(start(spec_of(kind), given))
+def test_another_seed_gives_other_weights_where_anything_is_drawn(kind: str) -> None:
+    alike = all(map(same, run_of(kind).states, run_of(kind, seed=4).states))
+    assert alike == (kind in DRAWS_NOTHING)
 
-    assert not any(module.training for module in given.model.modules())
-    assert all(parameter.grad is None for parameter in given.model.parameters())
-    assert all(parameter.requires_grad for parameter in given.model.parameters())
-    assert not any(module._forward_pre_hooks for module in given.model.modules())
+
+@every_kind
+def test_the_callers_random_numbers_do_not_reach_the_method(kind: str) -> None:
+    given = task(dropping)
+    for _ in start(spec_of(kind), given):
+        torch.rand(3), np.random.rand(), random.random()
+
+    assert same(state(given.model), run_of(kind, dropping).states[-1])
+
+
+@every_kind
+def test_the_random_state_is_untouched_between_steps_and_after(kind: str) -> None:
+    assert run_of(kind, dropping).untouched
+
+
+@every_kind
+def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -> None:
+    model = run_of(kind).model
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 @every_kind
@@ -207,10 +205,7 @@ def test_overlapping_sets_are_refused_without_naming_the_sample(kind: str, other
 
 @every_kind
 def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
-    steps = start(spec_of(kind), task())
-    seen: list[Progress] = []
-    outcome = run_to_completion(steps, seen.append)
-
+    seen, outcome = run_of(kind).progress, run_of(kind).outcome
     numbers = [progress.step for progress in seen]
     assert seen
     assert numbers == sorted(set(numbers))
@@ -247,11 +242,8 @@ def test_a_class_that_the_criterion_lacks_can_be_forgotten(kind: str, whole_clas
 def test_models_without_batch_norm_with_dropout_and_of_convolutions_serve(
     kind: str, build: Callable[[], nn.Module]
 ) -> None:
-    """All others here have batch norm and linear layers."""
-    given = task(build)
-    run_to_completion(start(spec_of(kind), given))
-
-    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+    """Most others here have batch norm and linear layers."""
+    assert all(torch.isfinite(tensor).all() for tensor in run_of(kind, build).states[-1].values())
 
 
 @every_kind

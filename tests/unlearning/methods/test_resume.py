@@ -19,6 +19,8 @@ from unlearning.steps import Outcome, Progress, run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.task import Task
 
+pytestmark = pytest.mark.usefixtures("hasty_guides")
+
 SHORT = dataclasses.replace(RECIPE, epochs=2)
 
 
