@@ -32,7 +32,9 @@ def isolated(steps: Steps, *, seed: int, state: State | None = None) -> Steps:
 def seeded(seed: int) -> Iterator[None]:
     """Draw from a random state of its own, seeded by `seed`, within the context."""
     outer = _state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():  # without, `torch.manual_seed` would note each call and where it came from
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     try:

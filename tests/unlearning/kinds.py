@@ -1,5 +1,6 @@
 """Kinds of models that people bring: each a small network, the data that it takes, and what it is trained for."""
 
+import functools
 import threading
 import warnings
 from collections import OrderedDict
@@ -27,7 +28,9 @@ from unlearning.data.objectives import (
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet
+from unlearning.networks import copy_network
 from unlearning.specs.training import Recipe
+from unlearning.state import State
 from unlearning.task import Task
 from unlearning.training.loop import fit
 
@@ -35,7 +38,7 @@ CLASSES = 3
 RECIPE = Recipe(epochs=2, batch_size=16, precision="float32")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Kind:
     """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9.
 
@@ -75,6 +78,12 @@ def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
 
 def make_task(kind: Kind, *, epochs: int = RECIPE.epochs) -> Task:
     """A model of the kind, trained for so long, that is to forget 9 of its 45 samples, with reference predictions."""
+    made = _make_task(kind, epochs)
+    return replace(made, model=copy_network(made.model), state=State())
+
+
+@functools.cache
+def _make_task(kind: Kind, epochs: int) -> Task:
     forget, remain = samples(kind, 9, name="forget", seed=1), samples(kind, 36, name="remain", seed=2)
     objective = fitted(kind.objective, joined(forget, remain).targets)
     task = Task(

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import Deployment
+from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.jobs import get_job
@@ -24,8 +25,10 @@ from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
 from tests.fixtures.postgresql import Filled
 from tests.worker import digits
+from unlearning.audit import reference_test
 from unlearning.audit.findings import Findings
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
 from unlearning.steps import Progress
 from worker import attempt
 from worker.child import StopSignal
@@ -34,6 +37,7 @@ from worker.settings import Settings
 
 REFERENCE = "tests.worker.digits:workload"
 KEY = bytes(range(32))
+PLAN = ReferencePlan(epochs=1.0)
 LITTLE: dict[str, Any] = {
     "replicates": 100,
     "vector_seeds": 1,
@@ -61,6 +65,7 @@ def _short_audits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return original(spec=replace(spec, **LITTLE), **given)
 
     monkeypatch.setattr(attempt, "audit", short)
+    monkeypatch.setattr(reference_test, "_SETS", 1)  # over which power is averaged
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +125,10 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """How the model is registered. policy: the methods, as Python writes them. folder: under which the storage is made."""
+    """How the model is registered. policy: the methods, as Python writes them. folder: under which the storage is made.
+
+    beside: a folder, which stays, of reference models that were trained beside the model by `PLAN`; they are registered too.
+    """
 
     reference: str
     weights: Path
@@ -128,6 +136,7 @@ class Registration:
     approve_utility_drop: float
     folder: Path
     methods: Sequence[object] | None = field(compare=False)
+    beside: Path | None = None
 
     def __call__(self, sessions: sessionmaker[Session]) -> Path:
         """Register the model in a storage of its own, which stays as it is afterwards; gives the storage."""
@@ -137,8 +146,9 @@ class Registration:
 
     def register(self, sessions: sessionmaker[Session], storage: Path | str) -> None:
         database_url = sessions.kw["bind"].url.render_as_string(hide_password=False)
+        where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
         register_workload(
-            Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests"),
+            where,
             name="digits",
             reference=self.reference,
             weights=self.weights,
@@ -146,6 +156,9 @@ class Registration:
             approve_utility_drop=self.approve_utility_drop,
             dry_run=False,
         )
+        if self.beside is not None:
+            models = Path(shutil.copytree(self.beside, Path(tempfile.mkdtemp(dir=self.folder)) / "references"))
+            prepare_model(where, name="digits", plan=PLAN, prepared=models)
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +181,7 @@ def make_bench(
         weights: Path | None = None,
         approve_utility_drop: float = 100.0,  # on so little data a method may lose some points
         storage: Path | str | None = None,
+        beside: Path | None = None,
         **settings: object,
     ) -> Bench:
         registration = Registration(
@@ -177,6 +191,7 @@ def make_bench(
             approve_utility_drop=approve_utility_drop,
             folder=_storages,
             methods=policy,
+            beside=beside,
         )
         if storage is None:
             storage = tmp_path / "storage"

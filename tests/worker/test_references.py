@@ -33,7 +33,7 @@ from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Reason
 from ledger.tables import Model, ReferenceSet
 from tests.worker import digits
-from tests.worker.conftest import KEY, REFERENCE, Bench, Killed
+from tests.worker.conftest import KEY, PLAN, REFERENCE, Bench, Killed
 from unlearning.audit.reference_test import LEAST_HELD_OUT
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes, to_bytes
@@ -50,8 +50,6 @@ from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.lease import hold_lease
 from worker.progress import ProgressReporter
 from worker.run import execute
-
-PLAN = ReferencePlan(epochs=1.0)
 
 
 def place(bench: Bench) -> Deployment:
@@ -92,11 +90,9 @@ def reference_models(trained_beside: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bench(make_bench: Callable[..., Bench], reference_models: Path) -> Bench:
-    made = make_bench()
-    prepared = prepare_model(place(made), name="digits", plan=PLAN, prepared=reference_models)
-    assert prepared is not None
-    assert prepared.samples == 1300
+def bench(make_bench: Callable[..., Bench], trained_beside: Path) -> Bench:
+    made = make_bench(beside=trained_beside)
+    assert len(stored(made)[1]) == 1300
     return made
 
 

@@ -158,12 +158,15 @@ def subject_groups(samples: SampleSet, *, training: int, near_copies: float) -> 
 def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
     """Draw the fold of each sample, (n,) from 0: groups in random order, each into the fold with the fewest samples so far."""
     rng = np.random.default_rng(seed)
-    sizes, fold = np.zeros(folds, dtype=np.int64), np.zeros(int(groups.max()) + 1, dtype=np.int64)
     counts = np.bincount(groups)
-    for group in rng.permutation(len(counts)):
-        smallest = np.flatnonzero(sizes == sizes.min())
-        fold[group] = smallest[rng.integers(len(smallest))]
-        sizes[fold[group]] += counts[group]
+    # Lists: of so few folds an array costs many times as much.
+    sizes, fold, members = [0] * folds, np.zeros(len(counts), dtype=np.int64), counts.tolist()
+    for group in rng.permutation(len(counts)).tolist():
+        least = min(sizes)
+        smallest = [number for number, size in enumerate(sizes) if size == least]
+        chosen = smallest[rng.integers(len(smallest))]
+        fold[group] = chosen
+        sizes[chosen] += members[group]
     return fold[groups]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, SMALL, World, trained
 from tests.unlearning.data.test_references import key
+from unlearning.audit import reference_test
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings, Scope, limits
 from unlearning.audit.measures import measure
@@ -20,6 +21,12 @@ from unlearning.audit.signals import Signals, audit_copy, observe, observe_all
 from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
 from unlearning.steps import run_to_completion
+
+
+@pytest.fixture(autouse=True)
+def _one_set_for_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power by size is averaged over one set: no test here is about its values."""
+    monkeypatch.setattr(reference_test, "_SETS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +232,7 @@ few_or_many = pytest.mark.parametrize("count", [30, pytest.param(150, marks=pyte
 def test_with_references_a_model_that_never_saw_the_samples_is_verified_on_thirty_of_them(
     referenced: World, count: int
 ) -> None:
-    found = referenced.with_forgotten(torch.arange(count)).audit("retrained", reference="retrained")
+    found = referenced.with_forgotten(torch.arange(count)).audit("retrained", spec=SMALL, reference="retrained")
 
     assert found.verdict.value == "verified", found.verdict.sentence
     assert found.reference_tests["original"].passed is False
@@ -251,10 +258,10 @@ def test_an_audit_of_a_part_of_what_remains_finds_what_one_of_that_part_alone_fi
 
     monkeypatch.setattr("unlearning.audit.audit.observe_all", noted)
     thirty = referenced.with_forgotten(torch.arange(30))
-    found = thirty.audit("no-op", spec=replace(FAST, remain_samples=200))
+    found = thirty.audit("no-op", spec=replace(SMALL, remain_samples=200))
     remain = thirty.sets["remain"]
     part = torch.tensor([place for place, sample in enumerate(remain.ids) if sample in drawn])
-    alone = replace(thirty, sets={**thirty.sets, "remain": remain.take(part)}).audit("no-op")
+    alone = replace(thirty, sets={**thirty.sets, "remain": remain.take(part)}).audit("no-op", spec=SMALL)
     assert len(drawn) == found.samples["remain"] == 200
     assert found.reference_tests == alone.reference_tests
     assert found.measures == alone.measures
@@ -299,7 +306,7 @@ def test_with_references_an_attack_on_another_signal_keeps_a_model_from_being_ve
 
 
 def test_samples_of_which_copies_remain_are_left_out_with_a_warning(referenced: World) -> None:
-    found = referenced.with_forgotten(torch.arange(30)).audit("retrained", copied=7)
+    found = referenced.with_forgotten(torch.arange(30)).audit("retrained", spec=SMALL, copied=7)
 
     assert found.verdict.value == "verified", found.verdict.sentence
     assert any("7 of the 37 forgotten samples have a near-copy" in warning for warning in found.verdict.warnings)
@@ -430,7 +437,7 @@ def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) ->
     rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])
     easiest = int((rows.seen - rows.unseen).abs().argmin())
 
-    found = referenced.with_forgotten(torch.tensor([easiest])).audit("retrained").verdict
+    found = referenced.with_forgotten(torch.tensor([easiest])).audit("retrained", spec=SMALL).verdict
 
     assert (found.value, found.reason) == ("inconclusive", "too_few_samples")
 

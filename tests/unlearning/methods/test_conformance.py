@@ -17,7 +17,6 @@ from tests.unlearning.small import convolutional, dropping, normalised, plain, s
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS, unlearn
-from unlearning.networks import copy_network
 from unlearning.specs import LTU, PRODUCTION, SPECS, Spec
 from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 from unlearning.state import State
@@ -330,15 +329,9 @@ MAY_CHANGE_NOTHING = {"ssd"}
 """It may find nothing to dampen."""
 
 
-@functools.cache
-def memorising(name: str) -> Task:
+def memorised(name: str) -> Task:
     """A task of the objective whose model knows its training samples by heart."""
     return make_task(OBJECTIVES[name], epochs=60)
-
-
-def memorised(name: str) -> Task:
-    given = memorising(name)
-    return dataclasses.replace(given, model=copy_network(given.model), state=State())
 
 
 def is_refused(kind: str, name: str, *, references: bool) -> bool:
