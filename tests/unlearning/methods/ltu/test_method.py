@@ -32,6 +32,7 @@ def after_two_steps(spec: LTU) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.usefixtures("hasty_guides")
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,6 +75,7 @@ def test_the_ways_to_combine_two_gradients_that_conflict() -> None:
     assert [combined("alternate", number) for number in (1, 2)] == [[1.0, 1.0], [-2.0, 0.0]]
 
 
+@pytest.mark.usefixtures("hasty_guides")
 @pytest.mark.parametrize("share", [0.3, 0.1])
 def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
@@ -90,6 +92,7 @@ def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.M
     assert sizes == [round(share * len(given.remain))]
 
 
+@pytest.mark.usefixtures("hasty_guides")
 def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With that one update and the rehearsals taken away, nothing writes them: neither meta passes nor checks."""
     monkeypatch.setattr(method, "update_running_statistics", lambda model, objective, batch: None)
@@ -100,6 +103,7 @@ def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.
         assert same(dict(given.model.named_buffers()), before)
 
 
+@pytest.mark.usefixtures("hasty_guides")
 def test_it_uses_no_more_than_its_share_of_the_remaining_set() -> None:
     given = task(plain)
     seen: list[torch.Tensor] = []
@@ -138,6 +142,7 @@ def test_the_set_up_is_timed_and_the_guide_attacks_are_counted_apart_from_it() -
     assert outcome.metrics["guide_attacks"] == 2
 
 
+@pytest.mark.usefixtures("hasty_guides")
 def test_no_drop_at_all_may_be_allowed() -> None:
     run_to_completion(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))
 
@@ -151,6 +156,7 @@ def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_u
     assert method._rehearsal_count(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
 
 
+@pytest.mark.usefixtures("hasty_guides")
 @pytest.mark.parametrize(("forgotten", "weight"), [(1, 1 / 16), (8, 0.5), (16, 1.0), (40, 1.0)])
 def test_a_few_forget_samples_count_as_their_part_of_a_batch(
     forgotten: int, weight: float, monkeypatch: pytest.MonkeyPatch
