@@ -96,6 +96,7 @@ def bench(make_bench: Callable[..., Bench], trained_beside: Path) -> Bench:
     return made
 
 
+@pytest.mark.usefixtures("whole_audits")
 def test_a_job_begins_with_matching_and_its_rows_are_deleted(bench: Bench, training_ids: tuple[str, ...]) -> None:
     forgotten = training_ids[:20]
     before, references = stored(bench)
@@ -252,6 +253,7 @@ def test_a_refused_version_leaves_the_references_to_the_next_job(bench: Bench, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_audits")
 def test_a_class_erased_as_a_whole_aims_at_what_a_model_without_it_says_and_leaves_no_row(
     make_bench: Callable[..., Bench], reference_models: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_a_class_erased_as_a_whole_aims_at_what_a_model_without_it_says_and_leav
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_audits")
 def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_says_so(
     make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ from unlearning.data.objectives import multi_label
 from unlearning.errors import MethodRefused
 from unlearning.files import file_sha256
 from unlearning.specs import IEU, LTU, GradientAscent
+from unlearning.specs.audit import AuditSpec
 from unlearning.storage import save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
@@ -76,8 +77,9 @@ def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     version = served(bench)
     assert version.number == 2
     assert file_sha256(bench.settings.storage / f"{version.weights_sha256}.safetensors") == version.weights_sha256
-    report = report_of(bench, job_id)
+    report: Any = report_of(bench, job_id)
     Report.model_validate_json(json.dumps(report))
+    assert report["thresholds"]["settings"]["relearners"] == list(AuditSpec().relearners)
     text = str(report)
     assert "image-" not in text
     assert sample_digest(KEY, "tiny-digits", training_ids[0]).hex() not in text

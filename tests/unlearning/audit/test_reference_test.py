@@ -169,6 +169,16 @@ def test_how_wide_residuals_are_follows_the_reference_with_the_error_of_its_fit(
     assert np.mean([each.error for each in widths]) == pytest.approx(error, rel=0.2)
 
 
+def test_the_fit_of_the_widths_goes_on_until_it_is_exact() -> None:
+    """A slope that takes more steps than a few, each of which is limited."""
+    reference = np.linspace(0, 4, 100)
+    place = reference.clip(*np.quantile(reference, [0.05, 0.95]))
+    signs = np.where(np.arange(100) % 2, 1.0, -1.0)
+    found = module._Widths.fit(reference, signs * np.exp(6 * place), person=np.arange(100))
+    assert found.slope == pytest.approx(6, rel=1e-9)
+    assert found.at(reference) == pytest.approx(np.exp(6 * place), rel=1e-6)
+
+
 @pytest.mark.parametrize(("forgotten", "held_out", "odd"), [(30, 100, 2.0), (100, 250, 2.0), (100, 250, -2.0)])
 def test_odd_samples_whose_residuals_reach_farther_fail_no_more_unseeing_models(
     forgotten: int, held_out: int, odd: float

@@ -103,6 +103,14 @@ def test_a_subject_is_in_one_fold() -> None:
     assert np.bincount(fold).tolist() == [30, 30, 30]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_differ_by_no_more_than_the_largest_subject(seed: int) -> None:
+    groups = np.repeat(np.arange(110), [20] * 10 + [1] * 100)
+    sizes = np.bincount(fold_of(groups, folds=3, seed=seed), minlength=3)
+    assert sizes.sum() == len(groups)
+    assert sizes.max() - sizes.min() <= 20
+
+
 def test_near_copies_count_as_one_subject_and_so_do_two_people_who_share_one() -> None:
     given = samples(60, seed=3)
     inputs = given.inputs.clone()
