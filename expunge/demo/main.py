@@ -113,11 +113,11 @@ def main(*, folder: Path = Path("reports"), plan: Plan | None = None) -> None:
 
 def run(plan: Plan, *, scratch: Path, folder: Path, display: ProgressDisplay) -> Demo:
     """Train the models, run both requests through the service, and compare the results."""
-    # Two queues, two cores. The second one retrains while the stack runs on the first one's core.
-    settings = {"reference": plan.reference, "workloads": plan.workloads}
+    # Two queues, two cores. The second one retrains in the background: the first one, and then the stack, are waited for.
+    queue = partial(TrainingQueue, reference=plan.reference, workloads=plan.workloads, display=display)
     with (
-        TrainingQueue(**settings, folder=scratch / "original", display=display) as originals,
-        TrainingQueue(**settings, folder=scratch / "retrained", display=display) as retrainings,
+        queue(folder=scratch / "original") as originals,
+        queue(folder=scratch / "retrained", background=True) as retrainings,
     ):
         original = originals.submit("training the original model", seed=plan.seed)
         workload = load(plan)
@@ -129,7 +129,6 @@ def run(plan: Plan, *, scratch: Path, folder: Path, display: ProgressDisplay) ->
                 "retraining for the second request", seed=plan.seed + 2, without=forget.both
             ),
         )
-        original.result()
         erasures, preparation = run_requests(
             plan, forget, trainings, scratch=scratch, folder=folder, display=display, queues=(originals, retrainings)
         )
@@ -167,7 +166,7 @@ def run_requests(
     display: ProgressDisplay,
     queues: tuple[TrainingQueue, TrainingQueue],
 ) -> tuple[tuple[Erasure, Erasure], float]:
-    """Start the stack, register the original, and send both requests; prepare reference predictions before the second one.
+    """Start the stack during the trainings, register the original, and send both requests; prepare references before the second.
 
     Each retrained model is registered before its request, so that the audit compares with it. Returns the erasures and the seconds
     of the preparation. Raises DemoFailed.

@@ -1,5 +1,6 @@
 """The demo's models: trained by processes of one thread each, and measured on a forget set."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.storage import load_weights
 
+BACKGROUND = 10
+"""The niceness of processes in the background."""
 ONE_THREAD = {**PASSIVE, "OMP_NUM_THREADS": "1"}
 
 
@@ -37,11 +40,15 @@ class Model:
 class TrainingQueue:
     """Runs `expunge train` and `expunge references` processes one after the other. Leaving the context stops them.
 
-    reference: the workload. workloads: its allow-list. folder: for weights and logs.
+    reference: the workload. workloads: its allow-list. folder: for weights and logs. background: whether all other processes have
+    the processor first.
     """
 
-    def __init__(self, *, reference: str, workloads: str, folder: Path, display: ProgressDisplay) -> None:
+    def __init__(
+        self, *, reference: str, workloads: str, folder: Path, display: ProgressDisplay, background: bool = False
+    ) -> None:
         self._reference, self._workloads, self._folder, self._display = reference, workloads, folder, display
+        self._background = background
         self._executor = ThreadPoolExecutor(max_workers=1)
         self._submitted: list[Future[Any]] = []
         self._running: list[Child] = []
@@ -112,6 +119,8 @@ class TrainingQueue:
                 raise CancelledError
             child = start(program)
             self._running[:] = [child]
+            if self._background:
+                os.setpriority(os.PRIO_PROCESS, child.process.pid, BACKGROUND)
         status = self._follow(child, name)
         if status:
             raise DemoFailed(f"{program.name} ended with status {status}.{tail(program.log)}")
