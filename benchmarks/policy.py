@@ -10,8 +10,8 @@ then. So outcomes of one set stay together; nothing is taken to be independent. 
 of a training without the set, and an audit. Costs are shares of that training. An interval is over models: the sets of one model
 count as their mean. Files are named `policy` for the seeds of the tables and `policy_validation` for others, on which the
 default order was chosen; with `--references` `policy_references` and `policy_references_validation`. The names of other cases than
-the digits follow. `distance` is the mean
-over the forgotten samples of |p − q|, the probabilities of the true class by the model and by a retrained one.
+the digits follow. `distance` is the mean over the forgotten samples of |p − q|, the probabilities of the true class by the model
+and by a retrained one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.cases import Case, all_settings, case, ids_digest, references_of
 from benchmarks.command_line import SEEDS, Chosen, case_parser, chosen
 from benchmarks.deletions import one_class
 from benchmarks.judging import audited, digest_of, task_of
-from benchmarks.methods import tuned
+from benchmarks.methods import WITH_REFERENCES, tuned
 from benchmarks.transfer import confidence
 from benchmarks.verdicts import verdict_rows
 from benchmarks.writing import Row, row, share_row, write
@@ -38,7 +38,7 @@ from unlearning.audit.verdict import Verdict
 from unlearning.data.references import References
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU, LTU, Matching, Spec
+from unlearning.specs import LTU, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
 from unlearning.tuning import judge_by_retrained
@@ -46,10 +46,12 @@ from unlearning.tuning import judge_by_retrained
 SMALL_REQUEST = 10
 """Samples of a small request."""
 SETS = ("a tenth", f"{SMALL_REQUEST} samples", "a class")
-OWN: dict[str, Spec] = {"ltu": LTU(), "ltu_first_order": LTU(order="first"), "ieu": IEU()}
-WITHOUT = (*OWN, "ct", "neggrad_plus", "msg")
-"""The candidates without references: the project's own at their defaults, the others as tuned for the case."""
-WITH = ("matching", "ieu", "ltu", "ct")
+OWN: dict[str, Spec] = {**WITH_REFERENCES, "ltu_first_order": LTU(order="first")}
+"""The project's own methods, at their defaults. The others are as tuned for the case."""
+WITHOUT = ("ltu", "ltu_first_order", "ieu", "ct", "neggrad_plus", "msg")
+"""The candidates for models without reference predictions."""
+WITH = (*WITH_REFERENCES, "ct")
+"""The candidates for models with them."""
 ONE_OF = {"ltu", "ltu_first_order"}
 """An order has one of these at most."""
 UNITS = {"gap": "points", "distance": "probability", "ta_lost": "points", "relearn_delay_to_control_sgd": "ratio"}
@@ -100,7 +102,7 @@ def main() -> None:
     parser = case_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="what the cases forget")
     parser.add_argument("--references", action="store_true", help="of models with reference predictions")
-    parser.add_argument("--methods", nargs="+", choices={*WITHOUT, *WITH}, help="these alone (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=sorted({*WITHOUT, *WITH}), help="these alone (default: all)")
     given = parser.parse_args()
     torch.set_num_threads(1)
     possible = WITH if given.references else WITHOUT
@@ -122,7 +124,7 @@ def main() -> None:
 
 def candidate(method: str, case_name: str) -> Spec:
     """Return the spec that a method is tried with on a case."""
-    return {"matching": Matching(), **OWN}.get(method) or tuned(case_name)[method]
+    return OWN.get(method) or tuned(case_name)[method]
 
 
 def situations(cases: Sequence[Chosen], given: argparse.Namespace) -> Iterator[tuple[str, int, Situation]]:

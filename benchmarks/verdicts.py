@@ -61,8 +61,9 @@ def main() -> None:
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
     parser.add_argument("--methods", nargs="+", choices=COMPARED, help="these alone (default: all)")
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
-    parser.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
-    parser.add_argument(
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
+    one.add_argument(
         "--limits", type=float, nargs="+", help="T_max of audits without references, in times of the control's steps"
     )
     given = parser.parse_args()
@@ -78,16 +79,12 @@ def main() -> None:
     if given.tests:
         write("verdicts_tests", [made for name, seeds in chosen(given) for made in tests(name, seeds)])
         return
-    for file, specs in (
-        ("verdicts_parts", of_parts(given.parts or ())),
-        ("verdicts_limits", of_limits(given.limits or ())),
-    ):
-        if specs:
-            cases = chosen(given)
-            reported = {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
-            rows = [made for name, seeds in cases for made in by_audit(name, seeds, specs)]
-            write(file if reported else f"{file}_validation", rows)
     if given.parts or given.limits:
+        file, specs = ("parts", of_parts(given.parts)) if given.parts else ("limits", of_limits(given.limits))
+        cases = chosen(given)
+        reported = {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
+        rows = [made for name, seeds in cases for made in by_audit(name, seeds, specs)]
+        write(f"verdicts_{file}" if reported else f"verdicts_{file}_validation", rows)
         return
     for name, seeds in chosen(given):
         write(of_case("verdicts", name), verdicts(name, seeds, given.methods or COMPARED))

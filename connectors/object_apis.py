@@ -64,7 +64,7 @@ class ObjectAPI(Protocol):
 
 @functools.cache
 def _descriptions() -> Any:
-    """Make the loader of botocore's descriptions of S3, for all sessions: to read them takes longer than all else of a session.
+    """Return the loader of botocore's descriptions of S3. All sessions share it, because reading them is most of a session's cost.
 
     It holds no credential.
     """

@@ -1,6 +1,5 @@
 """The demo's models: trained by processes of one thread each, and measured on a forget set."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.storage import load_weights
 
-BACKGROUND = 10
-"""The niceness of processes in the background."""
+BACKGROUND = ("nice", "-n", "10")
+"""Starts a command that leaves the processor to all others."""
 ONE_THREAD = {**PASSIVE, "OMP_NUM_THREADS": "1"}
 
 
@@ -40,15 +39,15 @@ class Model:
 class TrainingQueue:
     """Runs `expunge train` and `expunge references` processes one after the other. Leaving the context stops them.
 
-    reference: the workload. workloads: its allow-list. folder: for weights and logs. background: whether all other processes have
-    the processor first.
+    reference: the workload. workloads: its allow-list. folder: for weights and logs. background: whether its processes
+    leave the processor to all others.
     """
 
     def __init__(
         self, *, reference: str, workloads: str, folder: Path, display: ProgressDisplay, background: bool = False
     ) -> None:
         self._reference, self._workloads, self._folder, self._display = reference, workloads, folder, display
-        self._background = background
+        self._before = BACKGROUND if background else ()
         self._executor = ThreadPoolExecutor(max_workers=1)
         self._submitted: list[Future[Any]] = []
         self._running: list[Child] = []
@@ -108,7 +107,7 @@ class TrainingQueue:
         folder.mkdir(parents=True, exist_ok=True)
         program = Program(
             name=name.capitalize(),
-            command=(sys.executable, "-m", "expunge.cli", *arguments),
+            command=(*self._before, sys.executable, "-m", "expunge.cli", *arguments),
             log=folder / f"{arguments[0]}.log",
             ready=lambda: True,
             environment={**ONE_THREAD, "EXPUNGE_WORKLOADS": self._workloads},
@@ -119,8 +118,6 @@ class TrainingQueue:
                 raise CancelledError
             child = start(program)
             self._running[:] = [child]
-            if self._background:
-                os.setpriority(os.PRIO_PROCESS, child.process.pid, BACKGROUND)
         status = self._follow(child, name)
         if status:
             raise DemoFailed(f"{program.name} ended with status {status}.{tail(program.log)}")

@@ -74,6 +74,7 @@ def work(world, chance):
 
 
 def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_is(world):
+    """Ten turns of each actor in `make test`, 133 in `make test-all`."""
     faults, turns = [], settings().max_examples // 3
 
     def take_turns(act, seed):

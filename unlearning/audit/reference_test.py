@@ -277,7 +277,8 @@ def _compared(
 ) -> ReferenceTest:
     """Run the test on signals as they are. surely_wrong: marks the samples that cannot be unusually unknown, (n,)."""
     laws = _Laws.fit(held_out, remain)
-    bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]), surely_wrong=surely_wrong)
+    rng = np.random.default_rng([seed, 7])
+    bounds = laws.bounds(forget, thresholds, rng, draws=_DRAWS, surely_wrong=surely_wrong)
     residuals = forget.model - laws.unseen.expected(forget.unseen, forget.gap)
     if surely_wrong is not None:
         residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
@@ -370,19 +371,18 @@ class _Laws:
         thresholds: Thresholds,
         rng: np.random.Generator,
         *,
-        draws: int | None = None,
+        draws: int,
         surely_wrong: NDArray[np.bool_] | None = None,
     ) -> _Bounds:
         """Compute the bounds of a forget set from its reference signals alone: the audited model's answers on it are not used.
 
-        surely_wrong: as of `_compared`.
+        draws: of each law. surely_wrong: as of `_compared`.
         """
         weights = np.maximum(forget.gap, 0.0) + self.least_weight
         weights /= weights.sum()
         if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
         of_unseen, of_seen = rng.spawn(2)
         widths = self.unseen.widths.at(forget.unseen)
-        draws = _DRAWS if draws is None else draws
         means, knowns, spreads, errors = [], [], [], []
         for residuals, error in self.unseen.draw(forget.unseen, forget.gap, of_unseen, draws, people=forget.people):
             errors.append(error @ weights)

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from expunge.stack.process import await_ready, stop
+from ledger.states import AttemptOutcome
 from tests.end_to_end.faults.conftest import Scene, another, signal_all
 from tests.fixtures.waiting import await_that
 
@@ -63,7 +64,7 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, first: s
     scene.expire_lease(job_id)
 
     scene.ended_once(name, job_id)
-    assert scene.outcomes(job_id) == ["lapsed"] * (len(stops) + 1) + ["published"]
+    assert scene.outcomes(job_id) == [AttemptOutcome.EXPIRED] * (len(stops) + 1) + ["published"]
     assert set(scene.reasons(job_id)[:-1]) == {"worker_lost"}
     resumed = scene.events(job_id, "job.resumed")
     killed_in_the_method = stops.index("unlearn") + 1
@@ -81,7 +82,7 @@ def test_a_lease_expires_by_itself_and_the_job_goes_on_within_two_minutes(scene:
     scene.gates.open("unlearn")
 
     scene.ended_once("left-alone", job_id)
-    assert scene.outcomes(job_id) == ["lapsed", "published"]
+    assert scene.outcomes(job_id) == [AttemptOutcome.EXPIRED, "published"]
     assert "the worker stopped renewing its lease in phase unlearn" in str(
         scene.http.get(f"/jobs/{job_id}/attempts").json()
     )
@@ -121,7 +122,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing_and_a_stop
 
     assert scene.events(job_id, "job.write_refused") == [{"attempt": 1}]
     assert scene.http.get("/models/frozen/versions").json()["items"][0] == version
-    assert scene.outcomes(job_id) == ["lapsed", "published"]
+    assert scene.outcomes(job_id) == [AttemptOutcome.EXPIRED, "published"]
     scene.ended_once("handed-on", next_job)
     assert scene.outcomes(next_job) == ["released", "published"]
     assert [event["attempt"] for event in scene.events(next_job, "job.resumed")] == [2]
