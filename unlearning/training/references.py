@@ -34,6 +34,10 @@ from unlearning.training.own import training_settings
 
 _WHOLE_CLASSES = 1000
 """Stands for the round in the seeds of models that are trained without a class; there are fewer rounds."""
+_ATTEMPTS = 3
+"""Trainings of one reference model, until one knows more than a guess."""
+_LOOKED_AT = 1000
+"""Samples by which that is seen."""
 _AT_ONCE = 2**20
 """Numbers of one model's predictions that are averaged at once."""
 
@@ -189,16 +193,38 @@ def _train_without_fold(
     """
     round_, left_out = divmod(number, plan.folds)
     seen = folds[round_] != left_out
-    own_seed, recipe = _seed(seed, round_, left_out), fold_recipe(workload.training, plan)
-    model = place(fresh(workload.build, seed=own_seed), workload.sharded, pool.device)
+    if not seen.any():
+        raise ReferencesUnusable("all samples are of one subject; no model can be trained without them")
     part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
-    yield from train(model, part, recipe, objective=workload.objective, seed=own_seed)
-    signal, predictions, losses = sample_signals(model.eval(), pool, workload.objective)
+    model = yield from _train_anew(workload, part, plan, seed=_seed(seed, round_, left_out))
+    signal, predictions, losses = sample_signals(model, pool, workload.objective)
     _check_finite(signal)
     found = {"signal": signal.numpy(), "seen": seen}
     if round_ >= plan.rounds:
         return found
     return found | {"losses": losses.numpy(), "probabilities": predictions.to(_stored(workload.objective)).numpy()}
+
+
+def _train_anew(
+    workload: Workload, part: SampleSet, plan: ReferencePlan, *, seed: int
+) -> Generator[Progress, None, nn.Module]:
+    """Train a reference model; where that fails, again from another seed: among many trainings one may diverge by bad luck."""
+    recipe = fold_recipe(workload.training, plan)
+    for attempt in range(_ATTEMPTS):
+        own_seed = seed if attempt == 0 else _seed(seed, attempt)
+        model = place(fresh(workload.build, seed=own_seed), workload.sharded, part.device)
+        yield from train(model, part, recipe, objective=workload.objective, seed=own_seed)
+        if _knows_something(model.eval(), part, workload.objective):
+            break
+    return model
+
+
+def _knows_something(model: nn.Module, samples: SampleSet, objective: Objective) -> bool:
+    """Return whether a model's mean loss on what it was trained on is lower than that of a guess which looks at no input."""
+    some = samples.take(torch.arange(min(len(samples), _LOOKED_AT)))
+    losses = sample_signals(model, some, objective)[2]
+    guess = objective.guessed(some.targets.cpu())
+    return bool(torch.isfinite(losses).all()) and (guess is None or float(losses.mean()) < float(guess.losses.mean()))
 
 
 def _train_without_class(
@@ -210,10 +236,8 @@ def _train_without_class(
     """
     of_class = (pool.targets[: len(workload.train)] == left_out).cpu()
     kept, gone = (pool.take(chosen.nonzero().flatten()) for chosen in (~of_class, of_class))
-    own_seed = _seed(seed, _WHOLE_CLASSES, left_out)
-    model = place(fresh(workload.build, seed=own_seed), workload.sharded, pool.device)
-    yield from train(model, kept, fold_recipe(workload.training, plan), objective=workload.objective, seed=own_seed)
-    _, predictions, _ = sample_signals(model.eval(), gone, workload.objective)
+    model = yield from _train_anew(workload, kept, plan, seed=_seed(seed, _WHOLE_CLASSES, left_out))
+    _, predictions, _ = sample_signals(model, gone, workload.objective)
     _check_finite(predictions)
     return {"probabilities": predictions.to(_stored(workload.objective)).numpy()}
 
@@ -235,7 +259,9 @@ def _collect_classes(
 def _check_finite(answers: Tensor) -> None:
     """Raise ReferencesUnusable unless all answers of a reference model are finite."""
     if not bool(torch.isfinite(answers).all()):
-        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
+        raise ReferencesUnusable(
+            "a reference model's predictions are not finite, from several seeds; check the training's learning rate"
+        )
 
 
 def _check_classes(workload: Workload, plan: ReferencePlan) -> None:

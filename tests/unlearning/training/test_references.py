@@ -205,6 +205,36 @@ def test_predictions_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         run_to_completion(steps)
 
 
+def test_a_reference_model_whose_training_fails_is_trained_again_from_another_seed(tmp_path: Path) -> None:
+    built: list[torch.nn.Module] = []
+
+    def build() -> torch.nn.Module:
+        model = plain()
+        built.append(model)
+        if len(built) == 3:  # of the fingerprint of the network, of the first model, and of the second
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(0.0 if parameter.ndim > 1 else -1e4)
+        return model
+
+    given = dataclasses.replace(workload(), build=build)
+    found = run_to_completion(prepare_references(given, PLAN, seed=0, folder=tmp_path, key=key))
+
+    assert len(built) == 1 + PLAN.trainings + 1
+    # A model that is dead says the same of all samples of its fold, half of the 180.
+    assert len(found.predictions.unique(dim=0)) > 160
+
+
+def test_samples_of_one_subject_alone_are_refused(tmp_path: Path) -> None:
+    def owned(given: SampleSet) -> SampleSet:
+        return dataclasses.replace(given, subjects=("the-person",) * len(given))
+
+    given = dataclasses.replace(workload(owned(samples(120, seed=1))), held_out=owned(samples(60, seed=11)))
+
+    with pytest.raises(ReferencesUnusable, match="one subject"):
+        run_to_completion(prepare_references(given, PLAN, seed=0, folder=tmp_path, key=key))
+
+
 def test_the_signal_is_the_margin() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 3.0]])
     model = torch.nn.Identity()
