@@ -120,7 +120,9 @@ def rotate_sample_key(session: Session, *, old: bytes, new: bytes, rewrite: Rewr
     if known == key_fingerprint(new):
         return None
     check_sample_key(session, old)
-    # Before the tables, the rows that others change without hashing: whoever holds one may wait for a table next.
+    # Before the tables, the rows that others change without hashing: whoever holds one may wait for a table next. Whoever
+    # publishes or approves a version holds its model, and has read which references become the model's with it.
+    session.scalars(select(Model.id).order_by(Model.id).with_for_update(key_share=True)).all()
     _rehash_bodies(session, later)
     seal_openings(session, old=old, new=new)
     lists = session.scalars(select(Upload).with_for_update()).all()

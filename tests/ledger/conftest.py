@@ -1,5 +1,6 @@
 """A small world for the ledger's tests: a tenant, a dataset, two models, a caller and a worker."""
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -188,6 +189,49 @@ def make_world(sessions):
     return World(sessions, tenant_id)
 
 
+_LOCKING = re.compile(r"\bFOR (?:NO KEY )?UPDATE\b")
+_FROM = re.compile(r"\bFROM (\w+)")
+_INSERTED = re.compile(r"\bINSERT INTO (\w+)")
+_CHANGED = re.compile(r"UPDATE (\w+) SET .* WHERE \1\.id = %\(\1_id\)s", re.DOTALL)
+"""How SQLAlchemy writes changed attributes of a row that was read before."""
+_GUARDED_BY = {"model_versions": "models", "log_leaves": "log_head"}
+"""Tables whose rows are changed under the lock of another's."""
+
+
+@contextmanager
+def locked_before_changed(world):
+    """In each transaction, whoever reads a row and then changes it has locked it, or made it: else two of them undo each other.
+
+    By tables, not by rows.
+    """
+    mine, unlocked = "locked or inserted", []
+
+    def note(connection, cursor, statement, parameters, context, executemany):
+        known = connection.info.setdefault(mine, set())
+        if _LOCKING.search(statement):
+            known.update(_FROM.findall(statement))
+        if "DO NOTHING" not in statement or "RETURNING" in statement:
+            known.update(_INSERTED.findall(statement))
+        changed = _CHANGED.findall(statement)
+        unlocked.extend(statement for table in changed if not known & {table, _GUARDED_BY.get(table)})
+
+    def forget(connection):
+        connection.info.pop(mine, None)
+
+    listeners = {"before_cursor_execute": note, "commit": forget, "rollback": forget}
+    engine = world.sessions.kw["bind"]
+    for name, listener in listeners.items():
+        event.listen(engine, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in listeners.items():
+            event.remove(engine, name, listener)
+    assert unlocked == []
+
+
 @pytest.fixture
 def world(filled):
-    return filled(make_world)
+    made = filled(make_world)
+    with locked_before_changed(made):
+        yield made

@@ -146,7 +146,7 @@ def test_a_relay_that_comes_back_does_not_free_an_endpoint_that_another_has_take
         held = session.get(WebhookEndpoint, webhook_id)
         with world.sessions.begin() as other:
             taken_until = batch.held_until + timedelta(minutes=3)
-            other.get(WebhookEndpoint, webhook_id).busy_until = taken_until
+            other.get(WebhookEndpoint, webhook_id, with_for_update=True).busy_until = taken_until
         assert held.busy_until == batch.held_until
         deliveries.release_batch(session, batch, pause=False)
     with world.sessions() as session:

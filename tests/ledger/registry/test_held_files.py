@@ -1,5 +1,6 @@
 """The files of a version that awaits approval: they become the model's with it, and a refusal leaves the model's own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from ledger.errors import ErasedMeanwhile, ModelBusy
 from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.jobs.claims import Rewritten, RowsLeft, claim
 from ledger.registry.held_files import list_outdated, mark_deleted
-from ledger.registry.models import CHECKPOINTS, find_model, reserve_model, set_checkpoints
+from ledger.registry.models import CHECKPOINTS, find_model, lock_model, reserve_model, set_checkpoints
 from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
 from ledger.registry.retention import needed_files
 from ledger.registry.versions import promote, register_version
@@ -34,7 +35,7 @@ def waiting(world):
     register(world, BEFORE)
     with world.sessions.begin() as session:
         check_sample_key(session, KEY)
-        set_checkpoints(find_model(session, tenant_id=world.tenant_id, name="small"), SLICES)
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), SLICES)
         set_approvals(session, tenant_id=world.tenant_id, model="small", by="key:admin", versions=True)
     claim = world.submit_and_claim(1)
     world.finish(claim, references=AFTER, checkpoints=LEFT)
@@ -86,7 +87,7 @@ def test_an_approved_version_brings_its_files_and_those_that_know_the_erased_are
 
 def test_slices_that_came_in_between_stay(world, waiting):
     with world.sessions.begin() as session:
-        set_checkpoints(find_model(session, tenant_id=world.tenant_id, name="small"), SLICES[:1])
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), SLICES[:1])
     decide(world, approve, waiting)
     assert files(world)[:2] == (AFTER, SLICES[:1])
 
@@ -119,7 +120,7 @@ def retrain(world, *numbers, checkpoints=()):
 
 def set_slices(world, slices):
     with world.sessions.begin() as session:
-        set_checkpoints(find_model(session, tenant_id=world.tenant_id, name="small"), slices)
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), slices)
 
 
 def test_a_new_training_without_slices_has_none_and_those_of_the_one_before_are_to_be_deleted(world):
@@ -244,4 +245,19 @@ def test_a_rotation_of_the_key_rewrites_the_references_to_come(world, waiting):
         rotated = rotate_sample_key(session, old=KEY, new=KEY + bytes(range(32)), rewrite=rewrite)
     assert (rotated.files, rotated.unreadable) == (2, ())
     decide(world, approve, waiting)
+    assert files(world)[0] == rewrite(AFTER, None)
+
+
+def test_an_approval_during_a_rotation_of_the_key_waits_for_the_references_of_the_new_key(world, waiting):
+    """It must not go on with what it read before: the model would keep references with rows of the erased samples."""
+
+    def rewrite(file, rehash):
+        return replace(file, path=f"{file.path}, rotated", sha256=file.sha256[::-1])
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.sessions.begin() as session:
+            rotate_sample_key(session, old=KEY, new=KEY + bytes(range(32)), rewrite=rewrite)
+            approving = pool.submit(decide, world, approve, waiting)
+            world.await_lock("the approval to wait for the rotation")
+        approving.result()
     assert files(world)[0] == rewrite(AFTER, None)

@@ -151,7 +151,7 @@ def test_an_extended_request_has_its_own_zones_deadline(world, received, due):
     made = datetime.fromisoformat(received)
     request = world.submit(1, received_at=datetime.now(made.tzinfo) - timedelta(hours=1))
     with world.sessions.begin() as session:
-        row = session.get_one(UnlearnRequest, request.id)
+        row = session.get_one(UnlearnRequest, request.id, with_for_update=True)
         assert row.received_offset == offset_seconds(made)
         row.received_at, row.due_at = made, datetime.now(UTC) + timedelta(days=1)
     with world.sessions.begin() as session:
