@@ -32,7 +32,7 @@ from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
 from unlearning.training.loop import fit, fresh
 from unlearning.training.own import training_settings
-from unlearning.training.references import prepare_references
+from unlearning.training.references import preparation_folder, prepare_references
 
 MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
 """The defaults before decision 14: a preparation without measurable effect (`benchmarks.readiness`)."""
@@ -260,7 +260,7 @@ def kind_of_predictions(workload: Workload) -> dict[str, str]:
 
 
 def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References:
-    """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
+    """Prepare a case's reference predictions, or read those of an earlier run; see `cost_of_references`."""
     plan = plan or ReferencePlan()
     what = {
         "case": one.name,
@@ -273,11 +273,17 @@ def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References
     }
     path = bench_folder() / f"references-{digest(what)}.safetensors"
     if not path.exists():
-        begun = seconds()
-        steps = prepare_references(
-            one.workload, plan, seed=one.seed, folder=bench_folder() / "folds", key=key, device=DEVICE
-        )
+        folder = bench_folder() / "folds"
+        own = preparation_folder(one.workload, plan, seed=one.seed, folder=folder)
+        resumed, begun = own.exists(), seconds()
+        steps = prepare_references(one.workload, plan, seed=one.seed, folder=folder, key=key, device=DEVICE)
         made = run_to_completion(steps)
-        details = {**made.details, "processor_seconds": seconds() - begun}
-        path.write_bytes(to_bytes(dataclasses.replace(made, details=details)))
+        cost = {} if resumed else {"processor_seconds": seconds() - begun}
+        path.write_bytes(to_bytes(dataclasses.replace(made, details={**made.details, **cost})))
     return from_bytes(path.read_bytes())
+
+
+def cost_of_references(made: References) -> float | None:
+    """Return the processor seconds of a preparation; None if it was interrupted, so that only its end was timed."""
+    found: float | None = made.details.get("processor_seconds")
+    return found

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, case, references_of
+from benchmarks.cases import Case, case, cost_of_references, references_of
 from benchmarks.judging import Scale, judge_by_losses, losses, task_for
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.generation import GenerationSets, measure_generation, prepare_generation
@@ -137,8 +137,8 @@ def everything(workload: str, name: str, seed: int) -> dict[str, dict[str, float
     made = None
     if name == SAMPLES:
         made = references_of(prepared, plan=PLAN)
-        cost = float(made.details["processor_seconds"])
-        found["references"] = {"seconds": cost, "retrain_ratio": cost / retraining}
+        if (cost := cost_of_references(made)) is not None:
+            found["references"] = {"seconds": cost, "retrain_ratio": cost / retraining}
     for method, spec in tuned(workload, name).items():
         figures = scale.of_method(method, spec, made)
         found[method] = {**figures, "retrain_ratio": figures["seconds"] / retraining}

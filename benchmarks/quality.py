@@ -9,7 +9,7 @@ own. Finished runs are kept in `.bench/`; `benchmarks.relearn` and `benchmarks.v
 
 from collections.abc import Sequence
 
-from benchmarks.cases import Case, case, references_of, trained, with_recipe
+from benchmarks.cases import Case, case, cost_of_references, references_of, trained, with_recipe
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model
 from benchmarks.methods import COMPARED, WITH_REFERENCES, spec_of
@@ -77,14 +77,23 @@ def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = COMPARE
 
 
 def preparation(cases: Sequence[Case]) -> list[Row]:
-    """Compare what references cost with retraining by the recipe, and with a plain training, in processor seconds."""
-    cost = [float(made.details["processor_seconds"]) for made in map(references_of, cases)]
-    by_recipe = [one.retrained.seconds for one in cases]
-    plain = [plain_seconds(one) for one in cases]
+    """Compare what references cost with retraining by the recipe, and with a plain training, in processor seconds.
+
+    Of cases whose preparation was interrupted the cost is left out: only its end was timed.
+    """
     name = cases[0].name
+    rows = [
+        row([one.retrained.seconds for one in cases], case=name, method="retrain", metric="seconds", unit="seconds")
+    ]
+    timed = [(one, spent) for one in cases if (spent := cost_of_references(references_of(one))) is not None]
+    if not timed:
+        return rows
+    cost = [spent for _, spent in timed]
+    by_recipe = [one.retrained.seconds for one, _ in timed]
+    plain = [plain_seconds(one) for one, _ in timed]
     return [
+        *rows,
         row(cost, case=name, method="references", metric="seconds", unit="seconds"),
-        row(by_recipe, case=name, method="retrain", metric="seconds", unit="seconds"),
         row(_ratios(cost, by_recipe), case=name, method="references", metric="retrain_ratio", unit="ratio"),
         row(_ratios(cost, plain), case=name, method="references", metric="plain_retrain_ratio", unit="ratio"),
     ]

@@ -17,9 +17,11 @@ from benchmarks.cases import MILD, all_settings, stored, trained
 from benchmarks.writing import content
 from examples import authors, digits
 from unlearning.audit.relearning import Relearner
-from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import Workload, split_held_out
+from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
+from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun
 
 
@@ -239,3 +241,27 @@ def test_results_name_the_command_that_made_them(monkeypatch: pytest.MonkeyPatch
     assert content("verdicts_few", [])["command"] == "python -m benchmarks.verdicts --few 2"
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     assert content("speed", [])["command"] == "python -m benchmarks.speed --few 2"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_references_cost_is_known_only_of_a_whole_preparation(
+    workload: Workload, tmp_path: Path, interrupted: bool
+) -> None:
+    forget, remain = partition(workload.train, (8, 56), seed=0)
+    one = cases.Case(
+        name="small",
+        seed=0,
+        workload=workload,
+        forget=forget,
+        remain=remain,
+        held_out=split_held_out(workload.held_out),
+    )
+    plan = ReferencePlan(rounds=1, audit_rounds=1)
+    if interrupted:
+        steps = prepare_references(workload, plan, seed=0, folder=tmp_path / "folds", key=cases.key)
+        next(progress for progress in steps if progress.step == 1)
+        steps.close()
+
+    cost = cases.cost_of_references(cases.references_of(one, plan=plan))
+
+    assert (cost is None) == interrupted

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from unlearning.data.references import References, WholeClasses
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import InvalidSpec, ReferencesUnusable
-from unlearning.hardware import in_float32, inference_batches
+from unlearning.hardware import batched_answers, in_float32, inference_batches
 from unlearning.networks import frozen_tensors
 from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
@@ -36,8 +37,8 @@ _WHOLE_CLASSES = 1000
 """Stands for the round in the seeds of models that are trained without a class; there are fewer rounds."""
 _ATTEMPTS = 3
 """Trainings of one reference model, until one knows more than a guess."""
-_LOOKED_AT = 1000
-"""Samples by which that is seen."""
+_COMPARED = 1000
+"""Most samples on which it is compared with one."""
 _AT_ONCE = 2**20
 """Numbers of one model's predictions that are averaged at once."""
 
@@ -208,23 +209,28 @@ def _train_without_fold(
 def _train_anew(
     workload: Workload, part: SampleSet, plan: ReferencePlan, *, seed: int
 ) -> Generator[Progress, None, nn.Module]:
-    """Train a reference model; where that fails, again from another seed: among many trainings one may diverge by bad luck."""
+    """Train a reference model, from other seeds where it beats no guess: among many trainings one may diverge by bad luck [ours].
+
+    part: what it is trained on. Returns it in evaluation mode; after `_ATTEMPTS` trainings whatever the last one made.
+    """
     recipe = fold_recipe(workload.training, plan)
     for attempt in range(_ATTEMPTS):
         own_seed = seed if attempt == 0 else _seed(seed, attempt)
         model = place(fresh(workload.build, seed=own_seed), workload.sharded, part.device)
         yield from train(model, part, recipe, objective=workload.objective, seed=own_seed)
-        if _knows_something(model.eval(), part, workload.objective):
+        if _beats_a_guess(model.eval(), part, workload.objective):
             break
     return model
 
 
-def _knows_something(model: nn.Module, samples: SampleSet, objective: Objective) -> bool:
-    """Return whether a model's mean loss on what it was trained on is lower than that of a guess which looks at no input."""
-    some = samples.take(torch.arange(min(len(samples), _LOOKED_AT)))
-    losses = sample_signals(model, some, objective)[2]
-    guess = objective.guessed(some.targets.cpu())
-    return bool(torch.isfinite(losses).all()) and (guess is None or float(losses.mean()) < float(guess.losses.mean()))
+def _beats_a_guess(model: nn.Module, samples: SampleSet, objective: Objective) -> bool:
+    """Return whether a model's mean loss is lower than that of whoever knows the targets alone (`Objective.guessed`).
+
+    Where nobody says what a guess is, finite losses are enough.
+    """
+    found = batched_answers(objective, model, samples.take(torch.arange(min(len(samples), _COMPARED))))
+    loss, guess = float(found.losses.mean()), objective.guessed(found.targets)
+    return math.isfinite(loss) and (guess is None or loss < float(guess.losses.mean()))
 
 
 def _train_without_class(
