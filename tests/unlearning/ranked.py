@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning import small
-from tests.unlearning.kinds import next_token
+from tests.unlearning.kinds import CLASSES, Denoiser, next_token
 from tests.unlearning.methods import test_kernels
 from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.trainers import train_by_adamw
 from unlearning import ranks
 from unlearning.audit.audit import audit
-from unlearning.data.objectives import causal_language_model, divided
+from unlearning.data.objectives import causal_language_model, denoising_diffusion, divided
 from unlearning.data.references import ReferencePredictions, uninformed_references
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
+from unlearning.gradients import forward_with, trainable
+from unlearning.methods.aims import reference_aims
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
 from unlearning.methods.registry import METHODS
+from unlearning.methods.remaining import remaining_losses
 from unlearning.networks import copy_network, is_finite
 from unlearning.sharding import gathered, is_sharded, local, place, whole
 from unlearning.specs import PRODUCTION, Spec
@@ -40,6 +43,7 @@ from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.task import Task
 from unlearning.training.loop import fit, fresh, train
+from unlearning.training.optimisation import minimise, sgd
 from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun
 
@@ -226,6 +230,53 @@ def of_texts() -> Found:
     return found | {"kept": asked(given.model, given.forget.batch.inputs)}
 
 
+def of_images(*, parts: bool = False) -> Task:
+    """An image generator that is to forget a class."""
+    classes = torch.arange(61) % CLASSES
+    images = torch.rand(61, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    every = SampleSet(ids=tuple(map(str, range(61))), inputs={"images": images, "classes": classes}, targets=classes)
+    gone, stays = ((classes == 2) == forgotten for forgotten in (True, False))
+
+    def build() -> nn.Module:
+        return Denoiser().double()
+
+    return Task(
+        model=place(fresh(build, seed=0), parts, torch.device("cpu")),
+        build=build,
+        objective=denoising_diffusion(CLASSES, (1, 4, 4), steps=20),
+        recipe=RECIPE,
+        forget=every.take(gone.nonzero().flatten()),
+        remain=every.take(stays.nonzero().flatten()[:23]),
+        guide=every.take(stays.nonzero().flatten()[23:31]),
+        criterion=every.take(stays.nonzero().flatten()[31:]),
+        seed=3,
+    )
+
+
+def generating(*, parts: bool = False) -> Found:
+    """One step of SGD on what keeps the remaining samples of a generator and on what a forgotten class is drawn to.
+
+    A whole run draws other noise on ranks than in one process.
+    """
+    given = of_images(parts=parts)
+    given.objective = divided(given.objective)
+    remaining, aims = remaining_losses(given), reference_aims(given)
+    assert aims is not None
+    with torch.no_grad():
+        for parameter in given.model.parameters():
+            local(parameter).mul_(0.9)
+    torch.manual_seed(4)
+    objective, forward = given.objective.for_step(), forward_with(given.model, trainable(given.model))
+    index = torch.arange(len(given.forget))
+    drawn = aims.as_other_classes(objective, forward, given.forget.batch, index).mean()
+    torch.manual_seed(5)
+    loss = drawn + remaining(forward, given.remain.batch).mean()
+    minimise(given.model, sgd(given.model, rate=0.1), loss, max_gradient_norm=1e9)
+    return {name: gathered(tensor).clone() for name, tensor in given.model.state_dict().items()} | {
+        "loss": loss.detach()
+    }
+
+
 def audited(make: Callable[[], Task] = task) -> Found:
     given = make()
     changed = copy_network(given.model)
@@ -325,9 +376,11 @@ CASES: dict[str, Callable[[], Found]] = {
     "an owner's function": by_its_owner,
     "reference models": referred,
     "a language model by references": of_texts,
+    "a step of a generator": generating,
     "an audit": audited,
     **{f"{kind}, sharded": sharded(kind) for kind in QUICK},
     "ieu by references, sharded": by("ieu", of_parts),
+    "a step of a generator, sharded": lambda: generating(parts=True),
     "a resumed run, sharded": lambda: resumed(of_parts),
     "a training in float32, sharded": in_single_precision,
     "a part that is not finite, sharded": with_one_bad_part,
@@ -347,6 +400,8 @@ MORE_CASES: dict[str, Callable[[], Found]] = {
 OF_RANKS: dict[str, Callable[[], Found]] = {
     "a training with dropout": by("retrain", lambda: task(dropping)),
     "ltu with its own attacks": by("ltu"),
+    "a generator that forgets a class": by("matching", of_images),
+    "a generator that forgets a class, sharded": by("matching", lambda: of_images(parts=True)),
 }
 """Each gives tensors that are the same on all ranks, but not the same as in one process."""
 

@@ -12,6 +12,7 @@ from unlearning.data.objectives import Answers, Forward, Objective, answers
 from unlearning.data.references import ReferencePredictions
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import batched_answers, in_float32
+from unlearning.methods.remaining import RemainingLosses
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes, other_class_answers, other_classes
 from unlearning.stopping.forget_weights import weights_of_gaps
 from unlearning.task import Task
@@ -162,10 +163,13 @@ def matching_loss(
     index: Tensor,
     remain: Batch,
     *,
+    remaining: RemainingLosses,
     weight: float = 1.0,
     temperatures: Sequence[float] = (1.0,),
 ) -> Tensor:
     """Compute L(B_r; θ) + w · mean d(q, p_θ(B_f)), a scalar, in one forward pass; d is KL(q ‖ p) for classes (`Prediction`).
+
+    remaining: L. Only for image generators is it another loss than the one that the model is trained for.
 
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. To d comes
     `as_other_classes`. The pass goes through a copy of the buffers, because forget samples must leave no trace in batch norm's
@@ -175,9 +179,10 @@ def matching_loss(
     k = len(index)
     with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
-        if objective is not task.objective and objective.read is not None and predicts is not None:
+        apart = objective is not task.objective or remaining.original is not None
+        if apart and objective.read is not None and predicts is not None:
             # Outputs at all noise levels cost several passes, which remaining samples do not need.
-            kept = objective.losses(forward, remain)
+            kept = remaining(forward, remain)
             outputs = objective.read(forward, forget.inputs)
             of_forget = Answers(predicts.losses(predicts.predictions(outputs), forget.targets), outputs, forget.targets)
         else:

@@ -6,7 +6,7 @@ from unlearning.methods.fixed_schedule import learn_mixed_epochs, mean_loss, wro
 from unlearning.specs import AmnesiacRelabel
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import sgd
+from unlearning.training.optimisation import optimiser_for
 
 
 def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:
@@ -16,7 +16,7 @@ def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:
     """
     generator = torch.Generator().manual_seed(task.seed)
     relabelled = task.forget.convert_targets(lambda targets: wrong_labels(task, targets, generator))
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
     steps = learn_mixed_epochs(
         spec,
         task,

@@ -10,7 +10,7 @@ from unlearning.networks import square_kernels
 from unlearning.specs import CT
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import sgd
+from unlearning.training.optimisation import optimiser_for
 
 
 def ct(spec: CT, task: Task) -> Steps:
@@ -27,6 +27,6 @@ def ct(spec: CT, task: Task) -> Steps:
         for kernel in square:
             kernel.copy_(kernel.transpose(-1, -2).clone())
     generator = torch.Generator().manual_seed(task.seed)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
-    rates = [spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.epochs)) / 2 for epoch in range(spec.epochs)]
-    return (yield from rehearse_epochs(task, optimiser, generator, rates=rates, size=spec.batch_size))
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
+    shares = [(1 + math.cos(math.pi * epoch / spec.epochs)) / 2 for epoch in range(spec.epochs)]
+    return (yield from rehearse_epochs(task, optimiser, generator, shares=shares, size=spec.batch_size))

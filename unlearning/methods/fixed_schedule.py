@@ -16,7 +16,7 @@ from unlearning.specs import NPO, AmnesiacRelabel, BadTeacher, GradDiff, SimNPO
 from unlearning.state import Loop
 from unlearning.steps import Figures, Outcome, Progress, Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import training_mode, update_running_statistics
+from unlearning.training.optimisation import set_rate, training_mode, update_running_statistics
 
 
 def run_schedule(
@@ -46,17 +46,16 @@ def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> Tens
 
 
 def rehearse_epochs(
-    task: Task, optimiser: torch.optim.Optimizer, generator: torch.Generator, *, rates: Sequence[float], size: int
+    task: Task, optimiser: torch.optim.Optimizer, generator: torch.Generator, *, shares: Sequence[float], size: int
 ) -> Steps:
-    """Train on D_r alone, one epoch at each learning rate, in batches of `size`."""
+    """Train on D_r alone, one epoch at each share of the learning rate, in batches of `size`."""
 
-    def step_at(rate: float, batch: Batch) -> Tensor:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    def step_at(share: float, batch: Batch) -> Tensor:
+        set_rate(optimiser, share)
         return rehearse(task, optimiser, batch)
 
-    steps = (partial(step_at, rate, batch) for rate in rates for batch in task.remain.epoch(size, generator))
-    return (yield from run_schedule(task, optimiser, steps, total=len(rates) * task.remain.batch_count(size)))
+    steps = (partial(step_at, share, batch) for share in shares for batch in task.remain.epoch(size, generator))
+    return (yield from run_schedule(task, optimiser, steps, total=len(shares) * task.remain.batch_count(size)))
 
 
 def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss, *, samples: int) -> Tensor:

@@ -11,6 +11,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import batched_answers
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
+from unlearning.methods.remaining import RemainingLosses, remaining_losses
 from unlearning.sharding import gathered, local, part_like
 from unlearning.specs import IEU
 from unlearning.specs.methods import scale_schedule
@@ -24,7 +25,7 @@ from unlearning.training.optimisation import (
     anneal,
     batch_statistics,
     minimise,
-    sgd,
+    optimiser_for,
     share_left,
     update_running_statistics,
 )
@@ -62,7 +63,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
     ceiling = _ceiling(task.objective, task.model, task.criterion)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    remaining = remaining_losses(task)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
     total = spec.steps + spec.repair_steps
     eliminating = Loop(spec.steps)
     noise = _noise_generator(task, generator)
@@ -71,7 +73,9 @@ def ieu(spec: IEU, task: Task) -> Steps:
         model=task.model, optimiser=optimiser, generator=generator, noise=noise, eliminating=eliminating
     )
     for taken in eliminating:
-        metrics = _eliminate(spec, task, optimiser, criterion, ceiling=ceiling, generator=generator, noise=noise)
+        metrics = _eliminate(
+            spec, task, optimiser, criterion, remaining, ceiling=ceiling, generator=generator, noise=noise
+        )
         if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
             eliminating.end()
             break
@@ -79,8 +83,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     def repair(number: int, latest: Check) -> Mapping[str, float]:
         left = share_left(number, steps=spec.repair_steps, repair_steps=spec.repair_steps)
-        anneal(optimiser, rate=spec.learning_rate, share_left=left)
-        loss = _remaining_loss(task, task.remain.draw(spec.batch_size, generator))
+        anneal(optimiser, share_left=left)
+        loss = _remaining_loss(task, remaining, task.remain.draw(spec.batch_size, generator))
         if number <= _ASCENT_SHARE * spec.repair_steps:
             forget = task.forget.draw(spec.batch_size, generator)
             weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses)
@@ -105,16 +109,17 @@ def ieu(spec: IEU, task: Task) -> Steps:
 def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     noise = _noise_generator(task, generator)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    remaining = remaining_losses(task)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
     eliminating, repairing = (max(1, round(_REFERENCE_SHARE * n)) for n in (spec.steps, spec.repair_steps))
     total = eliminating + repairing
 
     def step(number: int) -> Tensor:
         left = share_left(number, steps=total, repair_steps=0)
-        anneal(optimiser, rate=spec.learning_rate, share_left=left)
+        anneal(optimiser, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         remain = task.remain.draw(spec.batch_size, generator)
-        loss = matching_loss(task, aims, index, remain, weight=2 * spec.ascent)
+        loss = matching_loss(task, aims, index, remain, remaining=remaining, weight=2 * spec.ascent)
         value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
         update_running_statistics(task.model, task.objective, remain)
         if number <= eliminating:
@@ -131,8 +136,9 @@ def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
 def _eliminate(
     spec: IEU,
     task: Task,
-    optimiser: torch.optim.SGD,
+    optimiser: torch.optim.Optimizer,
     criterion: Criterion,
+    remaining: RemainingLosses,
     *,
     ceiling: float,
     generator: torch.Generator,
@@ -143,15 +149,17 @@ def _eliminate(
     # The original held-out losses: noise and decay raise the present ones with each step, and the forget set would overshoot them.
     weights = forget_weights(task, criterion, forget, held_out_losses=criterion.original_losses)
     ascent = spec.ascent * (weights * _bounded_losses(task, forget, ceiling)).mean()
-    loss = minimise(task.model, optimiser, _remaining_loss(task, remain) - ascent, max_gradient_norm=spec.clip)
+    loss = minimise(
+        task.model, optimiser, _remaining_loss(task, remaining, remain) - ascent, max_gradient_norm=spec.clip
+    )
     _decay_and_disturb(spec, task, noise)
     return Figures(loss=loss, forget_weight=weights.mean())
 
 
-def _remaining_loss(task: Task, remain: Batch) -> Tensor:
+def _remaining_loss(task: Task, remaining: RemainingLosses, remain: Batch) -> Tensor:
     """Compute L(B_r; θ), a scalar; batch norm's running statistics are updated."""
     with batch_statistics(task.model, samples=remain.size):
-        return task.objective.for_step().losses(task.model, remain).mean()
+        return remaining(task.model, remain).mean()
 
 
 def _bounded_losses(task: Task, forget: Batch, ceiling: float) -> Tensor:

@@ -11,11 +11,12 @@ from unlearning.data.samples import dealt
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import matching_loss, reference_aims
 from unlearning.methods.fixed_schedule import run_schedule
+from unlearning.methods.remaining import remaining_losses
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import anneal, minimise, sgd, update_running_statistics
+from unlearning.training.optimisation import anneal, minimise, optimiser_for, update_running_statistics
 
 _SETTLING = 30
 """Steps in which batch norm's running statistics forget what came before: at torch's default momentum 4 % of it are left [ours]."""
@@ -42,11 +43,12 @@ def matching(spec: Matching, task: Task) -> Steps:
     spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    remaining = remaining_losses(task)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
 
     def step(index: Tensor, remain: Batch, *, left: int) -> Tensor:
-        anneal(optimiser, rate=spec.learning_rate, share_left=left / spec.steps)
-        loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
+        anneal(optimiser, share_left=left / spec.steps)
+        loss = matching_loss(task, aims, index, remain, remaining=remaining, temperatures=(1.0, spec.temperature))
         value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
         if left <= max(_SETTLING, spec.steps // 2):
             # No step reads the running statistics.

@@ -26,7 +26,7 @@ def msg(spec: MSG, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     task.model.eval()
     drawn = redraw(small_gradients(task, spec, generator), generator)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    optimiser = sgd(task.model, rate=spec.learning_rate)  # Adam's steps would not follow the scale of a gradient
 
     def scale(*_: object) -> None:
         for p, anew in drawn.items():
@@ -34,8 +34,8 @@ def msg(spec: MSG, task: Task) -> Steps:
                 p.grad *= torch.where(anew, 1.0, spec.kept_gradient)
 
     optimiser.register_step_pre_hook(scale)
-    rates = [spec.learning_rate * share for share in rise_and_fall(spec.epochs)]
-    return (yield from rehearse_epochs(task, optimiser, generator, rates=rates, size=spec.batch_size))
+    shares = rise_and_fall(spec.epochs)
+    return (yield from rehearse_epochs(task, optimiser, generator, shares=shares, size=spec.batch_size))
 
 
 def rise_and_fall(epochs: int) -> list[float]:

@@ -10,7 +10,7 @@ from unlearning.methods.fixed_schedule import ascent, learn_and_forget, run_sche
 from unlearning.specs import NegGradPlus
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import sgd
+from unlearning.training.optimisation import optimiser_for
 
 
 def neggrad_plus(spec: NegGradPlus, task: Task) -> Steps:
@@ -19,7 +19,7 @@ def neggrad_plus(spec: NegGradPlus, task: Task) -> Steps:
     An epoch goes through D_r once; each of its steps draws a forget batch.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):

@@ -10,7 +10,7 @@ from unlearning.methods.fixed_schedule import learn_forget_batch, mean_loss, reh
 from unlearning.specs import RandomLabels
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import sgd
+from unlearning.training.optimisation import optimiser_for
 
 
 def random_labels(spec: RandomLabels, task: Task) -> Steps:
@@ -20,7 +20,7 @@ def random_labels(spec: RandomLabels, task: Task) -> Steps:
     """
     task.objective.scrambled(task.forget.select(torch.arange(1)), torch.Generator())
     generator = torch.Generator().manual_seed(task.seed)
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):

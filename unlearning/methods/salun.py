@@ -22,7 +22,7 @@ from unlearning.methods.fixed_schedule import (
 from unlearning.specs import SalUn
 from unlearning.steps import Steps
 from unlearning.task import Task
-from unlearning.training.optimisation import sgd
+from unlearning.training.optimisation import optimiser_for
 
 
 def salun(spec: SalUn, task: Task) -> Steps:
@@ -42,7 +42,7 @@ def salun(spec: SalUn, task: Task) -> Steps:
     task.model.eval()
     masks = saliency_masks(task, share=spec.saliency, batch_size=spec.batch_size)
     originals = {name: p.detach().clone() for name, p in trainable(task.model).items()}
-    optimiser = sgd(task.model, rate=spec.learning_rate)
+    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
 
     def generative_steps() -> Iterator[Callable[[], Tensor]]:
         for forget, remain in forget_epochs(task, epochs=spec.epochs, size=spec.batch_size, generator=generator):

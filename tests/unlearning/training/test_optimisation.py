@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from tests.unlearning.small import WIDTH, flat, plain, samples
 from unlearning.data.objectives import Objective
+from unlearning.errors import UnsupportedWorkload
 from unlearning.training.loop import fresh
 from unlearning.training.optimisation import (
     anneal,
     apply_gradient,
     batch_statistics,
+    optimiser_for,
     sgd,
     share_left,
     update_running_statistics,
@@ -25,6 +29,24 @@ def test_applying_a_gradient_takes_one_step_and_leaves_no_gradient() -> None:
 
     torch.testing.assert_close(flat(model), before - 0.1 * (direction + 5e-4 * before))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_objective_names_adam_which_steps_by_a_fiftieth_of_sgds_rate() -> None:
+    model = fresh(plain, seed=1)
+    before = flat(model)
+    assert isinstance(optimiser_for(model, SUM, rate=0.1), torch.optim.SGD)
+    optimiser = optimiser_for(model, replace(SUM, optimiser="adam"), rate=0.1)
+    assert isinstance(optimiser, torch.optim.Adam)
+    assert isinstance(
+        optimiser_for(fresh(plain, seed=1).half(), replace(SUM, optimiser="adam"), rate=0.1), torch.optim.SGD
+    )
+    with pytest.raises(UnsupportedWorkload, match="'adamw'"):
+        replace(SUM, optimiser="adamw")  # type: ignore[arg-type]
+    apply_gradient(optimiser, torch.full((len(before),), 7.0))
+    torch.testing.assert_close(flat(model), before - 0.002)
+    anneal(optimiser, share_left=0.25, factor=0.5)
+    apply_gradient(optimiser, torch.full((len(before),), 7.0))
+    torch.testing.assert_close(flat(model), before - 0.0025)
 
 
 @pytest.mark.parametrize(("count", "training"), [(15, False), (16, True)])
@@ -53,10 +75,10 @@ def test_running_statistics_follow_the_inputs_given() -> None:
 
 
 def rates(steps: int, repair_steps: int) -> list[float]:
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     found = []
     for number in range(1, steps + repair_steps + 1):
-        anneal(optimiser, rate=0.1, share_left=share_left(number, steps=steps, repair_steps=repair_steps))
+        anneal(optimiser, share_left=share_left(number, steps=steps, repair_steps=repair_steps))
         found.append(optimiser.param_groups[0]["lr"])
     return found
 

@@ -137,6 +137,7 @@ def causal_language_model(
         targets=lambda targets, name: token_labels(
             targets, vocabulary=vocabulary, context=context, padding=padding, name=name
         ),
+        optimiser="adam",
         lengths=lengths,
         extraction=partial(extract, find),
         knowledge=None if questions is None else knowledge,

@@ -28,6 +28,8 @@ _PIA_LEVEL, _PIA_NORM = 0.2, 4
 """Where on the schedule, and in which norm, the proximal initialisation attack compares (level 200 of 1,000)."""
 _LEAST_LOSS = 1e-6
 """Below it a loss at a level counts as equal to it, so that its logarithm stays finite."""
+_LEAST_VARIANCE = 1e-3
+"""Below it the original's error of an image counts as equal to it, so that no image outweighs all others [ours]."""
 
 EXPLAINED_NOISE = Merit(
     name="explained noise",
@@ -130,6 +132,13 @@ def _objective(
         noisy, _, levels = _disturbed(process, _parts(batch.inputs, process)[0], salt=salt or 0)
         return _noise_of(forward, noisy, levels, batch.targets)
 
+    def moved(forward: Forward, original: Forward, batch: Batch) -> Tensor:
+        noisy, noise, levels = _disturbed(process, _parts(batch.inputs, process)[0], salt=salt or 0)
+        with torch.no_grad():
+            before = _noise_of(original, noisy, levels, batch.targets)
+            variance = _mean_square(before - noise).clamp(min=_LEAST_VARIANCE)
+        return _mean_square(_noise_of(forward, noisy, levels, batch.targets) - before) / (2 * variance)
+
     def scramble(batch: Batch, generator: torch.Generator) -> Batch:
         drawn = torch.randint(classes, batch.targets.shape, generator=generator)
         return _relabelled(batch, sent(drawn, batch.targets.device))
@@ -142,6 +151,7 @@ def _objective(
         outputs=outputs,
         prediction=_prediction(process),
         ceiling=1.0,
+        optimiser="adam",
         gap=0.05,
         renewed=lambda number: _objective(process, classes=classes, classifier=classifier, salt=number),
         generation=Generation(
@@ -149,6 +159,7 @@ def _objective(
             images=lambda inputs: _parts(inputs, process)[0],
             relabelled=_relabelled,
             predicted=predicted,
+            moved=moved,
             bounds=process.bounds,
             classifier=classifier,
         ),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class Objective:
         are never trained on: with training targets, weights that were trained anew would depend on forgotten ones. fitted: whether
         the objective is one that `fit` returned.
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
+    optimiser: what takes the methods' steps (`optimiser_for`): "adam" for models that learn badly by SGD.
     curvature: the largest second derivative of a sample's loss in any direction of its outputs, (k,), if the loss is convex in
         them; None if it is not, or nobody knows.
     gap: nats; a sample whose loss is so far below its aim is forgotten with full weight [ours].
@@ -63,7 +64,8 @@ class Objective:
     generation: what a model can do that generates samples by class.
     alone: where batches are divided among ranks (`divided`), the objective that computes whole ones in this process.
 
-    Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
+    Raises UnsupportedWorkload for logits without their number of classes, for outputs without what can be read from them, and for
+    another optimiser.
     """
 
     losses: Callable[[Forward, Batch], Tensor]
@@ -80,6 +82,7 @@ class Objective:
     fit: "Callable[[Tensor], Objective] | None" = None
     fitted: bool = False
     ceiling: float | None = None
+    optimiser: Literal["sgd", "adam"] = "sgd"
     curvature: float | None = None
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
@@ -91,6 +94,8 @@ class Objective:
     alone: "Objective | None" = None
 
     def __post_init__(self) -> None:
+        if self.optimiser not in ("sgd", "adam"):
+            raise UnsupportedWorkload(f'An objective\'s optimiser is "sgd" or "adam", not {self.optimiser!r}.')
         if self.logits is not None and self.classes is None:
             raise UnsupportedWorkload("An objective with logits must name its number of classes.")
         if self.outputs is not None and self.prediction is None:
@@ -192,11 +197,19 @@ def divided(objective: Objective) -> Objective:
         outputs=objective.outputs and partial(_divided_rows, objective.outputs),
         recorded=objective.recorded and partial(_divided_rows, objective.recorded),
         renewed=objective.renewed and partial(_divided_renewed, objective.renewed),
+        generation=objective.generation and _divided_generation(objective.generation),
     )
 
 
 def _divided_renewed(renew: "Callable[[int], Objective]", number: int) -> Objective:
     return divided(renew(number))
+
+
+def _divided_generation(given: Generation) -> Generation:
+    def moved(forward: Forward, original: Forward, batch: Batch) -> Tensor:
+        return _divided_rows(lambda own, part: given.moved(own, original, part), forward, batch)
+
+    return replace(given, predicted=partial(_divided_rows, given.predicted), moved=moved)
 
 
 def _divided_rows(compute: Callable[[Forward, Any], Tensor], forward: Forward, given: Any) -> Tensor:

@@ -139,6 +139,8 @@ class Generation:
     images: (inputs) → (n, …), the samples in a batch's inputs. bounds: of their numbers, for pictures.
     relabelled: (batch, classes (n,)) → the same samples as ones of other classes.
     predicted: (forward, batch) → (n, …), differentiable: what the model predicts of the samples, given their classes.
+    moved: (forward, original forward, batch) → (n,), differentiable: how far what is predicted has moved from what the original
+        predicts, nats; 0 for the original itself, whatever the noise that is drawn. See `remaining_losses`.
     classifier: returns a trained classifier of such samples; None lets an audit train a small one.
     """
 
@@ -146,5 +148,6 @@ class Generation:
     images: Callable[[Inputs], Tensor]
     relabelled: Callable[[Batch, Tensor], Batch]
     predicted: Callable[[Callable[..., Any], Batch], Tensor]
+    moved: Callable[[Callable[..., Any], Callable[..., Any], Batch], Tensor]
     bounds: tuple[float, float]
     classifier: Callable[[], nn.Module] | None = None

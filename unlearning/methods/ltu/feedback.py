@@ -5,6 +5,7 @@ Equations are those of Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494 [paper].
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,9 +17,9 @@ from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss, clip_gradient, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.methods.aims import ReferenceAims
-from unlearning.methods.fixed_schedule import mean_loss
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.ltu.queries import Neighbourhood, query_sets
+from unlearning.methods.remaining import RemainingLosses
 from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs import LTU
 from unlearning.task import Task
@@ -64,6 +65,7 @@ def remembering_feedback(
     spec: LTU,
     task: Task,
     near: Neighbourhood,
+    remaining: RemainingLosses,
     forget: ForgetBatch,
     generator: torch.Generator,
     aims: ReferenceAims | None,
@@ -89,7 +91,7 @@ def remembering_feedback(
     gradient = meta_gradient(
         task.model,
         support=support,
-        queries=[mean_loss(task, query) for query in queries],
+        queries=[partial(_mean, remaining, query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
         support_weight=scramble_weight,
@@ -112,6 +114,10 @@ def forgetting_feedback(
         meta=spec.meta,
     )
     return spec.forgetting_weight * clip_gradient(gradient, spec.clip)
+
+
+def _mean(remaining: RemainingLosses, query: Batch, forward: Forward) -> Tensor:
+    return remaining(forward, query).mean()
 
 
 def combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, number: int) -> Tensor:

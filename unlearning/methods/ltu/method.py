@@ -14,6 +14,7 @@ from unlearning.methods.aims import reference_aims
 from unlearning.methods.ltu.feedback import ForgetBatch, combine, forgetting_feedback, remembering_feedback
 from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_attacks
 from unlearning.methods.ltu.queries import neighbourhood
+from unlearning.methods.remaining import RemainingLosses, remaining_losses
 from unlearning.specs import LTU
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Figures, Steps
@@ -26,7 +27,7 @@ from unlearning.training.optimisation import (
     apply_gradient,
     batch_statistics,
     minimise,
-    sgd,
+    optimiser_for,
     share_left,
     update_running_statistics,
 )
@@ -38,7 +39,7 @@ _REHEARSAL_RATE = 0.5
 def ltu(spec: LTU, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494; docs/methods.md §1).
 
-    Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one SGD step; rehearsals
+    Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one step; rehearsals
     on remaining data follow [ours]. With reference predictions each forget sample aims at its own [ours]. The outcome's metric
     `guide_attacks` counts those that beat chance. Raises MethodRefused if an objective without `scramble` has no references either.
     """
@@ -67,8 +68,10 @@ def ltu(spec: LTU, task: Task) -> Steps:
     aims = reference_aims(task)
     criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack) for attack in attacks])
 
-    optimiser = sgd(task.model, rate=spec.learning_rate)
-    rehearsing = sgd(task.model, rate=spec.learning_rate * _REHEARSAL_RATE)
+    remaining = remaining_losses(task)
+    optimiser, rehearsing = (
+        optimiser_for(task.model, task.objective, rate=share * spec.learning_rate) for share in (1.0, _REHEARSAL_RATE)
+    )
     rate = Rate()
     task.state.register(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator, rate=rate)
 
@@ -76,12 +79,11 @@ def ltu(spec: LTU, task: Task) -> Steps:
         if number == 1:
             optimiser.state.clear()  # the momentum of a run at a higher rate
             rehearsing.state.clear()
-        learning_rate = rate.factor * spec.learning_rate
         left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
-        anneal(rehearsing, rate=learning_rate * _REHEARSAL_RATE, share_left=left)
+        anneal(rehearsing, share_left=left, factor=rate.factor)
         if number > spec.steps:
-            return Figures(loss=_rehearse(spec, task, remain, rehearsing, generator))
-        anneal(optimiser, rate=learning_rate, share_left=left)
+            return Figures(loss=_rehearse(spec, task, remaining, remain, rehearsing, generator))
+        anneal(optimiser, share_left=left, factor=rate.factor)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         batch = task.forget.select(index)
         if aims is None:
@@ -93,12 +95,14 @@ def ltu(spec: LTU, task: Task) -> Steps:
         weights = weights * min(1.0, len(index) / spec.batch_size)
         forget = ForgetBatch(batch, index, weights)
         with batch_statistics(task.model, samples=len(index)):
-            remembering = remembering_feedback(spec, task, near, forget, generator, aims) if spec.remembering else None
+            remembering = (
+                remembering_feedback(spec, task, near, remaining, forget, generator, aims) if spec.remembering else None
+            )
             guided = len(attacks) >= 2 and (bool(ranks.agreed(bool(weights.any()))) or remembering is None)
             forgetting = forgetting_feedback(spec, task, attacks, forget, generator) if guided else None
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsal_count(spec, latest)):
-            _rehearse(spec, task, remain, rehearsing, generator)
+            _rehearse(spec, task, remaining, remain, rehearsing, generator)
         update_running_statistics(task.model, task.objective, remain.draw(2 * spec.query_size, generator))
         return Figures(forget_weight=weights.mean())
 
@@ -122,7 +126,12 @@ def _rehearsal_count(spec: LTU, latest: Check) -> int:
 
 
 def _rehearse(
-    spec: LTU, task: Task, remain: SampleSet, optimiser: torch.optim.SGD, generator: torch.Generator
+    spec: LTU,
+    task: Task,
+    remaining: RemainingLosses,
+    remain: SampleSet,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
 ) -> Tensor:
     """Take one plain step on remaining data and return the loss.
 
@@ -130,5 +139,5 @@ def _rehearse(
     """
     batch = remain.draw(spec.query_size, generator)
     with batch_statistics(task.model, samples=batch.size):
-        loss = task.objective.for_step().losses(task.model, batch).mean()
+        loss = remaining(task.model, batch).mean()
     return minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)

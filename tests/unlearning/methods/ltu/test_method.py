@@ -167,7 +167,7 @@ def test_a_few_forget_samples_count_as_their_part_of_a_batch(
         method, "forget_weights", lambda task, criterion, forget, **more: torch.ones(len(forget.targets))
     )
     monkeypatch.setattr(
-        method, "remembering_feedback", lambda *given: weights.append(given[3].weights) or remembering(*given)
+        method, "remembering_feedback", lambda *given: weights.append(given[4].weights) or remembering(*given)
     )
     next(unlearn(LTU(batch_size=16, query_size=16, attackers=2), task(plain, forgotten=forgotten)))
 

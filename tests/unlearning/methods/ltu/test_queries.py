@@ -40,8 +40,10 @@ def test_texts_are_near_by_the_mean_of_their_hidden_states_and_the_nearest_are_d
     by_feature = query_sets(
         near, index, given.forget.targets[index], size=SIZE, generator=torch.Generator().manual_seed(0)
     )[0]
-    wanted = given.remain.select(cosine[index].amax(0).topk(SIZE).indices)
-    assert torch.equal(by_feature.targets, wanted.targets)
+    nearness, rows = cosine[index].amax(0), given.remain.targets.tolist()
+    # Texts may be equally near, and rounding then decides between them: so their nearness is compared.
+    found = nearness[[rows.index(row) for row in by_feature.targets.tolist()]]
+    torch.testing.assert_close(found.sort(descending=True).values, nearness.topk(SIZE).values, rtol=1e-4, atol=1e-5)
 
 
 def test_a_language_model_whose_logits_no_linear_layer_gives_as_they_are_has_uniform_queries() -> None:
