@@ -2,7 +2,8 @@
 
     python -m benchmarks.generative --tune                        choose parameters on seed 20 (results/generative_tuned.json)
     python -m benchmarks.generative --seeds 100 101 102           results/generative_class.json, results/generative_samples.json
-    python -m benchmarks.generative --workload mnist_diffusion    with or without --tune: results/generative_mnist_….json
+    python -m benchmarks.generative --workload mnist_diffusion    with or without --tune: results/generative_mnist_….json. Its
+                                                                  case "samples" was not tuned: it has the small images' parameters
 
 The diffusion model of `examples/diffusion.py` or of `examples/mnist_diffusion.py`. Case "class": one of the ten digits is
 forgotten, all images of it: the seed's last digit. Case "samples": eight of the twenty people are forgotten, drawn by the seed,
@@ -17,6 +18,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,9 +212,11 @@ def tuned_file(workload: str) -> Path:
 
 
 def tuned(workload: str, name: str) -> dict[str, Spec]:
-    """Return each method with the parameters that the tuning found, or its defaults."""
-    file = tuned_file(workload)
-    found = json.loads(file.read_text())["cases"].get(name, {}) if file.exists() else {}
+    """Return each method with the parameters that the tuning found, where there was none for the case those for small images."""
+    cases = (
+        json.loads(file.read_text())["cases"] for file in map(tuned_file, (workload, "diffusion")) if file.exists()
+    )
+    found: Mapping[str, Any] = next((case[name] for case in cases if name in case), {})
     return {
         method: parse_any(found[method]["spec"]) if method in found else spec
         for method, spec in methods(workload, name).items()
