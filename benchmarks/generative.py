@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ METHODS: dict[str, Spec] = {
     "matching": Matching(steps=40, passes=0.0),
     "ieu": IEU(steps=30, repair_steps=50, passes=0.0),
     "ltu": LTU(order="first", steps=12, repair_steps=100, query_size=64, passes=0.0, learning_rate=0.05),
-    "gradient_ascent": GradientAscent(steps=30),  # `methods` sets its rate
+    "gradient_ascent": GradientAscent(steps=30),
     "grad_diff": GradDiff(epochs=15, learning_rate=0.0001, forget_weight=0.3),
     "salun": SalUn(epochs=15, learning_rate=0.05),
 }
@@ -165,8 +165,10 @@ def _of_people(train: SampleSet, seed: int) -> Tensor:
 
 def methods(workload: str, name: str) -> dict[str, Spec]:
     """List a case's methods; those that aim at reference predictions say so in their name."""
-    ascent = GradientAscent(steps=30, learning_rate=ASCENT_RATES[workload] * GradientAscent().learning_rate)
-    found = {**METHODS, "gradient_ascent": ascent}
+    ascent = METHODS["gradient_ascent"]
+    assert isinstance(ascent, GradientAscent)
+    slowed = replace(ascent, learning_rate=ASCENT_RATES[workload] * ascent.learning_rate)
+    found = {**METHODS, "gradient_ascent": slowed}
     if name == CLASS:
         return found
     named = {f"{method}, references": found[method] for method in REFERENCED}
@@ -212,7 +214,7 @@ def tuned_file(workload: str) -> Path:
 
 
 def tuned(workload: str, name: str) -> dict[str, Spec]:
-    """Return each method with the parameters that the tuning found, where there was none for the case those for small images."""
+    """Return each method with the parameters that a tuning found: the workload's own of the case, or that of small images."""
     cases = (
         json.loads(file.read_text())["cases"] for file in map(tuned_file, (workload, "diffusion")) if file.exists()
     )

@@ -34,6 +34,11 @@ def copy_network(network: N) -> N:
     return copy_sharded(network) if is_sharded(network) else copy_whole(network)
 
 
+def frozen_copy(network: N) -> N:
+    """Copy a network as `copy_network` does, in evaluation mode and with no parameter that requires a gradient."""
+    return copy_network(network).eval().requires_grad_(False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Replaced:
     """A network's forward pass with other tensors, by name, in place of its own."""

@@ -169,7 +169,7 @@ def matching_loss(
 ) -> Tensor:
     """Compute L(B_r; θ) + w · mean d(q, p_θ(B_f)), a scalar, in one forward pass; d is KL(q ‖ p) for classes (`Prediction`).
 
-    remaining: L. Only for image generators is it another loss than the one that the model is trained for.
+    remaining: L; only for image generators it is not the loss that the model is trained for (`remaining_losses`).
 
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. To d comes
     `as_other_classes`. The pass goes through a copy of the buffers, because forget samples must leave no trace in batch norm's

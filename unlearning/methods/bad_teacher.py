@@ -9,7 +9,7 @@ from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, trainable
 from unlearning.methods.fixed_schedule import MixedBatch, learn_mixed_epochs
-from unlearning.networks import copy_network
+from unlearning.networks import frozen_copy
 from unlearning.specs import BadTeacher
 from unlearning.steps import Steps
 from unlearning.task import Task
@@ -28,7 +28,7 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
         )
     generator = torch.Generator().manual_seed(task.seed)
     task.model.eval()
-    competent = copy_network(task.model).requires_grad_(False)
+    competent = frozen_copy(task.model)
     device = task.forget.device
     incompetent = fresh(task.build, seed=task.seed).to(device).eval().requires_grad_(False)
     chosen = torch.randperm(len(task.remain), generator=generator)

@@ -46,10 +46,11 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
         loss = L(B_r; θ) − γ · mean(w · min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
-    with τ = log(classes) (else `Objective.ceiling`), W the weights of two or more dimensions, and w the forget weights against
-    held-out losses before the first step (`unlearning.stopping.forget_weights`). The repair follows under the calibrated stop, with
-    σ = 0: at first with γ/2 and w against held-out losses at the latest check, so that what is relearned is raised again; then with
-    γ = 0. While more than half of the allowed drop is used up, up to as many repair steps again follow.
+    with L the mean of `remaining_losses`, τ = log(classes) (else `Objective.ceiling`), W the weights of two or more dimensions, and
+    w the forget weights against held-out losses before the first step (`unlearning.stopping.forget_weights`). Adam takes steps of
+    a fiftieth of η (`optimiser_for`). The repair follows under the calibrated stop, with σ = 0: at first with γ/2 and w against
+    held-out losses at the latest check, so that what is relearned is raised again; then with γ = 0. While more than half of the
+    allowed drop is used up, up to as many repair steps again follow.
 
     With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked:
 
@@ -84,7 +85,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
     def repair(number: int, latest: Check) -> Mapping[str, float]:
         left = share_left(number, steps=spec.repair_steps, repair_steps=spec.repair_steps)
         anneal(optimiser, share_left=left)
-        loss = _remaining_loss(task, remaining, task.remain.draw(spec.batch_size, generator))
+        loss = remaining.mean_of_model(task.remain.draw(spec.batch_size, generator))
         if number <= _ASCENT_SHARE * spec.repair_steps:
             forget = task.forget.draw(spec.batch_size, generator)
             weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses)
@@ -149,17 +150,9 @@ def _eliminate(
     # The original held-out losses: noise and decay raise the present ones with each step, and the forget set would overshoot them.
     weights = forget_weights(task, criterion, forget, held_out_losses=criterion.original_losses)
     ascent = spec.ascent * (weights * _bounded_losses(task, forget, ceiling)).mean()
-    loss = minimise(
-        task.model, optimiser, _remaining_loss(task, remaining, remain) - ascent, max_gradient_norm=spec.clip
-    )
+    loss = minimise(task.model, optimiser, remaining.mean_of_model(remain) - ascent, max_gradient_norm=spec.clip)
     _decay_and_disturb(spec, task, noise)
     return Figures(loss=loss, forget_weight=weights.mean())
-
-
-def _remaining_loss(task: Task, remaining: RemainingLosses, remain: Batch) -> Tensor:
-    """Compute L(B_r; θ), a scalar; batch norm's running statistics are updated."""
-    with batch_statistics(task.model, samples=remain.size):
-        return remaining(task.model, remain).mean()
 
 
 def _bounded_losses(task: Task, forget: Batch, ceiling: float) -> Tensor:

@@ -29,8 +29,8 @@ def matching(spec: Matching, task: Task) -> Steps:
 
         loss = ½ mean KL(q ‖ p_θ(B_f)) + ½ T² mean KL(q^(1/T) ‖ p_θ(B_f)^(1/T)) + L(B_r; θ)
 
-    with each side of the second term scaled to sum 1. Plain KL hardly sees how sure an answer is once it is very sure or very
-    wrong, and the audit does see it; the second term keeps it near its reference.
+    with L the mean of `remaining_losses` and each side of the second term scaled to sum 1. Plain KL hardly sees how sure an answer
+    is once it is very sure or very wrong, and the audit does see it; the second term keeps it near its reference.
     No check and no search: the aims have a floor of their own, and the schedule is fixed. Without logits the first term is the mean
     squared difference of losses. Raises MethodRefused without references.
     """

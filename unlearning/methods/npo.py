@@ -10,7 +10,7 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss
 from unlearning.methods.fixed_schedule import learn_and_forget_epochs
-from unlearning.networks import copy_network
+from unlearning.networks import frozen_copy
 from unlearning.specs import NPO
 from unlearning.steps import Steps
 from unlearning.task import Task
@@ -22,7 +22,7 @@ def npo(spec: NPO, task: Task) -> Steps:
     That is eq. 3 with the paper's retain loss (NPO+RT). log π is minus the loss, of a whole sequence: its mean a token times its
     tokens. π_o is the original model.
     """
-    original = copy_network(task.model).eval().requires_grad_(False)
+    original = frozen_copy(task.model)
 
     return (
         yield from learn_and_forget_epochs(

@@ -14,7 +14,7 @@ from unlearning.errors import MethodRefused
 from unlearning.features import calls_of
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.fixed_schedule import forget_epochs, run_schedule
-from unlearning.networks import copy_network
+from unlearning.networks import frozen_copy
 from unlearning.specs import RMU
 from unlearning.steps import Steps
 from unlearning.task import Task
@@ -30,7 +30,7 @@ def rmu(spec: RMU, task: Task) -> Steps:
     Raises MethodRefused for a model without layers that return hidden states.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    original = copy_network(task.model).eval().requires_grad_(False)
+    original = frozen_copy(task.model)
     first = task.forget.select(torch.arange(min(spec.batch_size, len(task.forget))))
     blocks = hidden_blocks(task, original)
     chosen = math.ceil(spec.depth * len(blocks)) - 1

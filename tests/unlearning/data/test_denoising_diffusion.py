@@ -11,7 +11,7 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type i
 from torch import Tensor, nn
 
 from tests.unlearning.kinds import OBJECTIVES, Denoiser, make_task
-from tests.unlearning.small import start
+from tests.unlearning.small import flat, start
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers, denoising_diffusion
 from unlearning.data.objectives.noise import keys_of, normal_noise, uniform_numbers
@@ -19,7 +19,8 @@ from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import Workload, check_data
 from unlearning.dry_run import dry_run
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
-from unlearning.methods.aims import reference_aims
+from unlearning.methods.aims import matching_loss, reference_aims
+from unlearning.methods.ltu import method
 from unlearning.methods.ltu.feedback import ForgetBatch, forgetting_feedback
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.remaining import remaining_losses
@@ -267,6 +268,7 @@ def test_what_is_predicted_of_a_forgotten_class_is_drawn_to_what_is_predicted_of
 
     run_to_completion(start(Matching(steps=60, learning_rate=0.1), given))
     after = aims.as_other_classes(objective, given.model, batch, index)
+    # The three samples have two classes as their aims, and one name cannot be both: half of the distance stays.
     assert after.mean().item() < 0.6 * found.mean().item()
 
 
@@ -305,6 +307,35 @@ def test_remaining_samples_pull_a_generator_to_what_the_original_predicts() -> N
         given.model.classes.weight.add_(0.5)
     assert gradients().any()
     assert bool((remaining(given.model, batch) > 0).all())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        IEU(steps=6, repair_steps=6, passes=0.0, ascent=0.0, decay=0.0, noise=0.0),
+        LTU(steps=3, repair_steps=3, passes=0.0, order="first", forgetting=False, scramble_weight=0.0, meta=False),
+    ],
+    ids=["ieu", "ltu"],
+)
+def test_without_what_forgets_a_method_leaves_a_generator_as_it_is(
+    spec: IEU | LTU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method, "_rehearsal_count", lambda spec, latest: 2)  # also where nothing is lost
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    given.references = None
+    before = flat(given.model)
+    run_to_completion(start(spec, given))
+    assert torch.equal(
+        flat(given.model), before
+    )  # the objective's own loss would move it with every noise that is drawn
+
+
+def test_matching_keeps_what_a_generator_predicts_of_remaining_samples() -> None:
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    aims, remaining = reference_aims(given), remaining_losses(given)
+    assert aims is not None
+    index, batch = torch.arange(len(given.forget)), given.remain.batch
+    assert matching_loss(given, aims, index, batch, remaining=remaining, weight=0.0).item() == 0.0
 
 
 def test_other_objectives_keep_remaining_samples_by_their_own_loss() -> None:

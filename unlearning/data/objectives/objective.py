@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ An objective calls it with a batch's inputs (`call`). It returns whatever the mo
 
 Outputs = Callable[[Forward, Inputs], Tensor]
 """(forward, inputs) → (n, k)."""
+
+Optimiser = Literal["sgd", "adam"]
+"""What takes the methods' steps: SGD with momentum, or Adam."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +85,7 @@ class Objective:
     fit: "Callable[[Tensor], Objective] | None" = None
     fitted: bool = False
     ceiling: float | None = None
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    optimiser: Optimiser = "sgd"
     curvature: float | None = None
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
@@ -94,8 +97,9 @@ class Objective:
     alone: "Objective | None" = None
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "adam"):
-            raise UnsupportedWorkload(f'An objective\'s optimiser is "sgd" or "adam", not {self.optimiser!r}.')
+        if self.optimiser not in get_args(Optimiser):
+            known = " or ".join(get_args(Optimiser))
+            raise UnsupportedWorkload(f"An objective's optimiser is {known}, not {self.optimiser!r}.")
         if self.logits is not None and self.classes is None:
             raise UnsupportedWorkload("An objective with logits must name its number of classes.")
         if self.outputs is not None and self.prediction is None:

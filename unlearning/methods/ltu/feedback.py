@@ -5,7 +5,6 @@ Equations are those of Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494 [paper].
 
 import contextlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -91,7 +90,7 @@ def remembering_feedback(
     gradient = meta_gradient(
         task.model,
         support=support,
-        queries=[partial(_mean, remaining, query) for query in queries],
+        queries=[remaining.mean(query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
         support_weight=scramble_weight,
@@ -114,10 +113,6 @@ def forgetting_feedback(
         meta=spec.meta,
     )
     return spec.forgetting_weight * clip_gradient(gradient, spec.clip)
-
-
-def _mean(remaining: RemainingLosses, query: Batch, forward: Forward) -> Tensor:
-    return remaining(forward, query).mean()
 
 
 def combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, number: int) -> Tensor:

@@ -82,7 +82,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
         anneal(rehearsing, share_left=left, factor=rate.factor)
         if number > spec.steps:
-            return Figures(loss=_rehearse(spec, task, remaining, remain, rehearsing, generator))
+            return Figures(loss=_rehearse(spec, remaining, remain, rehearsing, generator))
         anneal(optimiser, share_left=left, factor=rate.factor)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         batch = task.forget.select(index)
@@ -102,7 +102,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
             forgetting = forgetting_feedback(spec, task, attacks, forget, generator) if guided else None
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsal_count(spec, latest)):
-            _rehearse(spec, task, remaining, remain, rehearsing, generator)
+            _rehearse(spec, remaining, remain, rehearsing, generator)
         update_running_statistics(task.model, task.objective, remain.draw(2 * spec.query_size, generator))
         return Figures(forget_weight=weights.mean())
 
@@ -127,7 +127,6 @@ def _rehearsal_count(spec: LTU, latest: Check) -> int:
 
 def _rehearse(
     spec: LTU,
-    task: Task,
     remaining: RemainingLosses,
     remain: SampleSet,
     optimiser: torch.optim.Optimizer,
@@ -137,7 +136,5 @@ def _rehearse(
 
     The optimiser is not LTU's own, whose momentum would carry the step on in LTU's direction.
     """
-    batch = remain.draw(spec.query_size, generator)
-    with batch_statistics(task.model, samples=batch.size):
-        loss = remaining(task.model, batch).mean()
-    return minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
+    loss = remaining.mean_of_model(remain.draw(spec.query_size, generator))
+    return minimise(remaining.task.model, optimiser, loss, max_gradient_norm=spec.clip)
