@@ -1,7 +1,8 @@
 """Parameters of the baselines: other papers' methods as those define them, to compare with; no job runs them.
 
 Their schedules are fixed, as in their papers: no calibrated stop ends them. A default that is not the paper's is [ours]
-(docs/methods.md). All can be tuned by the same budgeted search (`unlearning/tuning.py`).
+(docs/methods.md). A learning rate is SGD's unless its line says otherwise; Adam, for language models and image generators, takes a
+fiftieth of it. All can be tuned by the same budgeted search (`unlearning/tuning.py`).
 """
 
 from dataclasses import dataclass
@@ -144,8 +145,9 @@ class NegGradPlus:
 class MSG:
     """Masked small gradients (Cadet et al., 2024): draw weights with small gradients anew, then train on the remaining set.
 
-    epochs: of the remaining set. learning_rate: the highest; it rises over the first half of the epochs and falls over the second.
-    redrawn: the share of a convolution's weights that is drawn anew. kept_gradient: the factor of the gradient of the others.
+    epochs: of the remaining set. learning_rate: the highest, of SGD for every model; it rises over the first half of the epochs and
+    falls over the second. redrawn: the share of a convolution's weights that is drawn anew. kept_gradient: the factor of the
+    gradient of the others.
     """
 
     kind: Literal["msg"] = "msg"

@@ -57,7 +57,8 @@ class LTU:
     rehearsals: most plain steps on remaining data after each iteration; their number is scaled by the share of the allowed drop
         that is used up.
     repair_steps: most plain steps on remaining data after the last iteration, while more than half of the allowed drop is used up.
-    learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
+    learning_rate: β, the step of the meta-update by SGD; Adam, for language models and image generators, takes a fiftieth of it.
+    inner_rate: α, the step of the meta-tune.
     batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
     remain_share: ρ, the share of the remaining set that the method may use (|D̂_r| = ρ|D_r|). remain_least: the least number of
         samples that it uses, because a share of a small set is too little.
@@ -111,7 +112,8 @@ class IEU:
         samples that are being relearned. Up to as many again follow while more than half of the allowed drop is used up.
     passes: how often each forget sample is used at least in the eliminating phase. If `steps` are too few for that, both phases are
         scaled up (`scale_schedule`).
-    learning_rate: η. clip: largest norm of a gradient. ascent: γ, the weight of the bounded ascent on the forget set.
+    learning_rate: η of SGD; Adam, for language models and image generators, takes a fiftieth of it. clip: largest norm of a
+        gradient. ascent: γ, the weight of the bounded ascent on the forget set.
     decay: λ of W ← (1 − ηλ)W. noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
     stop: checks after every eighth step by default, because a step costs little beside a check.
@@ -145,7 +147,8 @@ class Matching:
 
     steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
     `steps` are too few for that, they are scaled up (`scale_schedule`).
-    temperature: T, at which half of the divergence is taken; 1 compares plain predictions alone.
+    learning_rate: of SGD; Adam, for language models and image generators, takes a fiftieth of it. temperature: T, at which half of
+    the divergence is taken; 1 compares plain predictions alone.
     clip: largest norm of the gradient. batch_size: samples a step, of the forget set and of the remaining set each.
     """
 
