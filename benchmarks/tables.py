@@ -47,6 +47,7 @@ NAMES = {
     "explained_test_gap": "on D_t",
     "perplexity_remain": "perplexity on D_r",
     "perplexity_test": "on D_t",
+    "perplexity_calibrated": "on D_t, calibrated",
     "perplexity_lost_remain": "lost on D_r",
     "perplexity_lost_test": "lost on D_t",
     "zlib_auc": "AUC, zlib",
