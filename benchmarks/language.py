@@ -65,7 +65,7 @@ METHODS: dict[str, Spec] = {
     "rmu": RMU(batch_size=32),
     "neggrad_plus": NegGradPlus(batch_size=32, epochs=1),
 }
-"""Schedules are short: the whole training is some hundred steps of 32 texts. By IEU's default noise the GPT of many authors is lost."""
+"""Schedules are short: the whole training is some hundred steps of 32 texts. IEU's default noise destroys a GPT of many authors."""
 _EPOCHS, _RATE = Range(low=2, high=20, whole=True), Range(low=1e-4, high=3e-3)
 SPACES_OF: dict[str, Space] = {
     **SPACES,
