@@ -26,8 +26,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from connectors.configuration import HandOverFailed
-from connectors.declaration import Identity, Manager, read_declaration
+from connectors.configuration import HandOverFailed, Identity, Manager, read_declaration
 from connectors.http import Server, Url
 from ledger.requests.deadlines import RULES
 from ledger.requests.managed import Managed

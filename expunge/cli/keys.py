@@ -126,10 +126,10 @@ def sign(
     The worker signs what it publishes with the same key. This command signs what it did not make, or made before it had the key:
     trained versions, and after a new key every version that knows nobody who was erased since.
     """
+    from expunge.operator import keys
     from expunge.operator.deployment import find_deployment
-    from expunge.operator.signing import sign_versions
 
-    for signed in sign_versions(find_deployment(data_dir), model=name, tenant=tenant):
+    for signed in keys.sign_versions(find_deployment(data_dir), model=name, tenant=tenant):
         line = f"version {signed.number}  {signed.weights_sha256}  {signed.outcome}"
         out.print(line, highlight=False, soft_wrap=True)
 

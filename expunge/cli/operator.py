@@ -239,13 +239,12 @@ def register(
     A dry run first takes a few samples through every step of a job. What will not work is listed, and nothing is registered.
     """
     from expunge.operator.deployment import find_deployment
-    from expunge.operator.mlflow import fetch_from_mlflow
 
     if mlflow is not None and weights is not None:
         raise typer.BadParameter("give --weights or --mlflow, not both", param_hint="--mlflow")
     deployment = find_deployment(data_dir)
 
-    from expunge.operator.registration import register_workload  # only now: it imports torch
+    from expunge.operator.registration import fetch_from_mlflow, register_workload  # only now: it imports torch
 
     with ExitStack() as stack:
         fetched = None if mlflow is None else stack.enter_context(fetch_from_mlflow(mlflow, model=name, tenant=tenant))

@@ -1,33 +1,41 @@
-"""Create, list and revoke API keys and signing keys, and rotate the sample key."""
+"""The keys of a deployment: API keys, the log's signing keys, the operator's own key for weights, and the sample key."""
 
 import os
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from connectors.model_signing import InvalidModelKey, read_model_key
 from connectors.storage import delete_all
-from expunge.errors import KeyCommandRefused
+from expunge.errors import KeyCommandRefused, SigningRefused
 from expunge.operator.deployment import Deployment, open_database
 from expunge.stack.folder import write_secret
 from ledger import resources, sample_key
-from ledger.errors import ModelBusy, UnknownScope, WrongSampleKey
+from ledger.errors import ModelBusy, Refused, UnknownScope, WrongSampleKey
 from ledger.registry import access
 from ledger.registry.access import KeyView, Scope
 from ledger.registry.references import ReferenceFile
 from ledger.registry.retention import needed_files
+from ledger.registry.versions import list_signable, set_signature
 from ledger.sample_ids import KEY_BYTES, parse_sample_key
 from ledger.sample_key import Rotated, Unmatchable
 from ledger.transparency import signing_keys
+from unlearning.errors import WeightsError
+from unlearning.files import file_sha256
 from worker.signing import discard_key, make_key
 
 FIRST_TENANT = "default"
 
 DEFAULT_SCOPES = tuple(scope.value for scope in Scope if scope not in (Scope.ADMIN, Scope.WEIGHTS_READ))
 """The scopes of a new key if the operator names none."""
+
+HAD_ONE = "has a signature of this key"
+KNOWS_ERASED = "not signed: it knows samples that were erased since"
+"""Why `sign_versions` gave a version no signature."""
 
 
 def ensure_first_api_key(database_url: str) -> str | None:
@@ -105,6 +113,56 @@ def revoke_signing_key(database_url: str, folder: Path, *, prefix: str, reason: 
         revoked = signing_keys.revoke_signing_key(session, key_id=found[0].key_id, reason=reason)
     discard_key(folder, revoked.key_id)
     return revoked
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What became of a version: `signed` now, or why not."""
+
+    number: int
+    weights_sha256: str
+    outcome: str
+
+
+def sign_versions(deployment: Deployment, *, model: str, tenant: str = "default") -> Iterator[Signed]:
+    """Sign the stored versions of a model that have no signature of the key EXPUNGE_MODEL_SIGNING_KEY, each by itself.
+
+    A version that knows samples which were erased since gets no signature: others would take it for one that may be used. A file is
+    read and its digest compared before it is signed. Raises SigningRefused; what was signed before stays so.
+    """
+    given = os.environ.get("EXPUNGE_MODEL_SIGNING_KEY")
+    if not given:
+        raise SigningRefused(
+            "EXPUNGE_MODEL_SIGNING_KEY is not set: the file of a private key on P-256, as `openssl genpkey` makes it."
+        )
+    try:
+        signer = read_model_key(Path(given))
+        with open_database(deployment.database_url) as sessions:
+            with sessions.begin() as session:
+                found = list_signable(session, tenant_id=access.ensure_tenant(session, tenant), model=model)
+            for version in found:
+                outcome = "signed"
+                if version.signature is not None and signer.has_signed(version.signature):
+                    outcome = HAD_ONE
+                elif version.knows_erased:
+                    outcome = KNOWS_ERASED
+                else:
+                    path = deployment.files.fetch(version.path, version.weights_sha256)
+                    digest = file_sha256(path)
+                    if digest != version.weights_sha256:
+                        raise SigningRefused(
+                            f"Version {version.number} was not signed: its file has the SHA-256 {digest}, and must have "
+                            f"{version.weights_sha256}. Restore it from the backup."
+                        )
+                    with sessions.begin() as session:
+                        set_signature(session, version.version_id, signer.sign(model, digest))
+                yield Signed(version.number, version.weights_sha256, outcome)
+    except InvalidModelKey as error:
+        raise SigningRefused(f"EXPUNGE_MODEL_SIGNING_KEY: {error}") from error
+    except Refused as error:
+        raise SigningRefused(f"{error}.") from error
+    except (OSError, WeightsError) as error:
+        raise SigningRefused(f"The weights cannot be read: {error}") from error
 
 
 def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | None = None) -> Rotated | None:

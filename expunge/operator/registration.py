@@ -1,9 +1,13 @@
-"""Register a workload's model, and further versions of it, with a deployment, and set its policy."""
+"""Register a workload's model, and further versions of it, with a deployment, and set its policy. Weights may come from MLflow."""
 
 import json
+import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +15,8 @@ import torch
 from sqlalchemy.orm import Session
 from torch import nn
 
+from connectors.configuration import ConnectorsInvalid, HandOverFailed, read_connectors
+from connectors.mlflow import MlflowRegistry
 from connectors.storage import Storage
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_ledger
@@ -45,6 +51,8 @@ from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
 from worker.slices import describe_checkpoint
+
+_MLFLOW_VERSION = re.compile(r"(?:models:/)?([^/:]+)/([1-9][0-9]*)")
 
 
 def register_workload(
@@ -338,6 +346,54 @@ def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:
             "or name a file with --weights."
         )
     return max(candidates, key=lambda path: path.stat().st_mtime)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Weights from MLflow: the file, and what is needed to mark the version there as ours."""
+
+    path: Path
+    sha256: str
+    registry: MlflowRegistry
+    name: str
+    number: str
+
+    def claim(self) -> None:
+        """Tag the version with its digest, so that the connector adopts it in place of making another. Raises CannotRegister."""
+        try:
+            self.registry.claim(self.name, self.number, self.sha256)
+        except HandOverFailed as error:
+            raise CannotRegister(f"It is registered, but its version in MLflow could not be tagged: {error}") from error
+
+
+@contextmanager
+def fetch_from_mlflow(place: str, *, model: str, tenant: str) -> Iterator[Fetched]:
+    """Download the weights of `models:/NAME/NUMBER` by the MLflow connector that will be handed the model's versions.
+
+    Raises CannotRegister.
+    """
+    named = _MLFLOW_VERSION.fullmatch(place)
+    if named is None:
+        raise CannotRegister(f"{place!r} is no version in MLflow; write models:/NAME/NUMBER")
+    file = os.environ.get("EXPUNGE_CONNECTORS")
+    try:
+        given = read_connectors(Path(file) if file else None)
+    except ConnectorsInvalid as error:
+        raise CannotRegister(str(error)) from error
+    found = [one.system for one in given if one.tenant == tenant and one.concerns(model)]
+    registries = [system for system in found if isinstance(system, MlflowRegistry)]
+    if len(registries) != 1:
+        raise CannotRegister(
+            f"EXPUNGE_CONNECTORS has {len(registries)} connectors of the kind mlflow for the model {model!r}; it must have one"
+        )
+    name, number = named.groups()
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "weights.safetensors")
+        try:
+            digest = registries[0].fetch_weights(name, number, path)
+        except HandOverFailed as error:
+            raise CannotRegister(str(error)) from error
+        yield Fetched(path=path, sha256=digest, registry=registries[0], name=name, number=number)
 
 
 def read_details(weights: Path) -> dict[str, object]:

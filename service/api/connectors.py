@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Path, Request
 
 from connectors.configuration import Connector
-from connectors.mlflow import MlflowRegistry
-from connectors.mlflow_webhooks import MAX_BODY, InvalidSecret, MessageRefused, read_message, read_secret
+from connectors.mlflow import MAX_BODY, InvalidSecret, MessageRefused, MlflowRegistry, read_message, read_secret
 from ledger.errors import NotFound
 from ledger.events.hand_overs import request_check
 from service.http.authentication import ApiRoute

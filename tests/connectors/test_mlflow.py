@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from connectors.configuration import HandOverFailed
 from connectors.mlflow import MlflowRegistry, identify
-from expunge.operator.mlflow import fetch_from_mlflow
+from expunge.operator.registration import fetch_from_mlflow
 from ledger.events.hand_overs import HandedVersion
 from tests.connectors.proxy import Proxy, proxy_of
 from tests.connectors.test_model_server import VERSION

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.mlflow import MlflowRegistry
-from connectors.mlflow_webhooks import MessageRefused, read_message, read_secret
+from connectors.mlflow import MessageRefused, MlflowRegistry, read_message, read_secret
 
 SECRET = "a secret of the test"
 SENT = 1_790_000_000

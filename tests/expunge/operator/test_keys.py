@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import warnings
@@ -6,24 +7,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
+from typer.testing import CliRunner
 
+from connectors.model_signing import read_model_key
 from connectors.storage import LocalFolder, StorageError
-from expunge.errors import KeyCommandRefused, StackError
+from expunge.cli.main import app
+from expunge.errors import KeyCommandRefused, SigningRefused, StackError
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import (
+    HAD_ONE,
+    KNOWS_ERASED,
     create_signing_key,
     ensure_signing_key,
     list_signing_keys,
     revoke_signing_key,
     rotate_sample_key,
+    sign_versions,
 )
 from ledger import sample_key
 from ledger.registry.references import ReferenceFile, register_references
 from ledger.sample_ids import parse_sample_key, sample_digest
 from ledger.sample_key import check_sample_key
 from ledger.tables import ReferenceSet
+from tests.connectors.test_model_signing import write_key
+from tests.fixtures.postgresql import Filled
+from tests.ledger.conftest import KEY as WORLD_KEY
+from tests.ledger.conftest import World, make_world
 from tests.service.conftest import SAMPLE_KEY, set_up
 from unlearning.data.references import References, from_bytes, to_bytes
 
@@ -185,3 +196,80 @@ def test_a_file_that_does_not_continue_the_key_is_refused(
         rotate_sample_key(deployment, tmp_path / "next")
     with sessions.begin() as session:
         check_sample_key(session, KEY)
+
+
+DIGEST = hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.fixture
+def world(filled: Filled, sessions: sessionmaker[Session]) -> World:
+    world: World = filled(make_world)
+    world.finish(world.submit_and_claim(1))
+    with sessions.begin() as session:
+        session.execute(
+            text("UPDATE model_versions SET weights_sha256 = :sha256, knows_erased = false"), {"sha256": DIGEST}
+        )
+    return world
+
+
+@pytest.fixture
+def signable(world: World, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """A storage with the weights of both versions, and a key."""
+    for name in ("first.safetensors", "cdcd.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    monkeypatch.setenv("EXPUNGE_MODEL_SIGNING_KEY", str(write_key(tmp_path)))
+    return Deployment(database_url=database_url, storage=tmp_path, sample_key=WORLD_KEY, workloads="tests")
+
+
+def sign(signable: Deployment, model: str = "small") -> list[tuple[int, str]]:
+    return [(one.number, one.outcome) for one in sign_versions(signable, model=model, tenant="hospital")]
+
+
+def test_each_version_is_signed_once_with_each_key(signable: Deployment, world: World, tmp_path: Path) -> None:
+    assert sign(signable) == [(1, "signed"), (2, "signed")]
+    assert sign(signable) == [(1, HAD_ONE), (2, HAD_ONE)]
+    write_key(tmp_path)  # another one
+    assert sign(signable) == [(1, "signed"), (2, "signed")]
+    with world.sessions() as session:
+        found = session.scalars(text("SELECT signature FROM model_versions WHERE signature IS NOT NULL")).all()
+    signer = read_model_key(tmp_path / "model-key.pem")
+    assert [signer.has_signed(bundle) for bundle in found] == [True, True]
+
+
+def test_a_version_that_knows_erased_people_gets_no_signature(signable: Deployment, world: World) -> None:
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE model_versions SET knows_erased = true WHERE number = 1"))
+    assert sign(signable) == [(1, KNOWS_ERASED), (2, "signed")]
+    assert world.count("model_versions", "signature IS NOT NULL") == 1
+
+
+def test_weights_that_are_not_as_recorded_are_not_signed(signable: Deployment, world: World, tmp_path: Path) -> None:
+    (tmp_path / "cdcd.safetensors").write_bytes(b"other")
+    with pytest.raises(SigningRefused, match="Version 2 was not signed"):
+        sign(signable)
+    assert world.count("model_versions", "signature IS NOT NULL") == 1
+    (tmp_path / "cdcd.safetensors").unlink()
+    with pytest.raises(SigningRefused, match="cannot be read"):
+        sign(signable)
+
+
+def test_without_a_key_or_a_model_the_command_says_what_is_missing(
+    signable: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SigningRefused, match="no model named"):
+        sign(signable, "unknown")
+    (tmp_path / "model-key.pem").chmod(0o644)
+    with pytest.raises(SigningRefused, match="chmod 600"):
+        sign(signable)
+    monkeypatch.delenv("EXPUNGE_MODEL_SIGNING_KEY")
+    with pytest.raises(SigningRefused, match="is not set"):
+        sign(signable)
+
+
+def test_the_command_lists_what_it_has_signed(signable: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", signable.database_url)
+    monkeypatch.setenv("EXPUNGE_STORAGE", str(signable.storage))
+    monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", WORLD_KEY.hex())
+    run = CliRunner().invoke(app, ["sign", "small", "--tenant", "hospital"])
+    assert run.exit_code == 0, run.output
+    assert run.output.splitlines() == [f"version {number}  {DIGEST}  signed" for number in (1, 2)]

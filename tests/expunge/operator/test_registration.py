@@ -15,6 +15,7 @@ from expunge.operator.deployment import Deployment, find_deployment, open_databa
 from expunge.operator.registration import (
     change_policy,
     default_policies,
+    fetch_from_mlflow,
     newest_weights,
     read_details,
     read_policy,
@@ -325,3 +326,34 @@ def test_weights_after_slices_are_kept_with_the_model_or_missed(
         os.utime(path, (0, 0))  # old enough to be unused
     purgeable = find_purgeable(where, older_than=timedelta(0))
     assert (purgeable.versions, purgeable.unused_files) == ([], [])
+
+
+REGISTRY = '[registry]\nkind = "mlflow"\nurl = "http://127.0.0.1:1"\nmodels = ["digits"]\n'
+
+
+@pytest.mark.parametrize(
+    ("place", "file", "said"),
+    [
+        ("digits", REGISTRY, "models:/NAME/NUMBER"),
+        ("models:/digits/latest", REGISTRY, "models:/NAME/NUMBER"),
+        ("models:/digits/1", None, "has 0 connectors"),
+        ("models:/digits/1", REGISTRY.replace("digits", "reviews"), "has 0 connectors"),
+        ("models:/digits/1", REGISTRY + REGISTRY.replace("registry", "other"), "has 2 connectors"),
+        ("models:/digits/1", REGISTRY.replace("mlflow", "mlfow"), "kind must be one of"),
+        ("models:/digits/1", REGISTRY + 'username = "ann"\n', "username needs token_file"),
+        ("models:/digits/1", REGISTRY + 'name = "a/b"\n', "name"),
+        ("models:/digits/1", REGISTRY, "does not answer"),
+    ],
+)
+def test_what_leads_to_no_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, file: str | None, said: str
+) -> None:
+    monkeypatch.delenv("EXPUNGE_CONNECTORS", raising=False)
+    if file is not None:
+        (tmp_path / "connectors.toml").write_text(file)
+        monkeypatch.setenv("EXPUNGE_CONNECTORS", str(tmp_path / "connectors.toml"))
+    with (
+        pytest.raises(CannotRegister, match=said),
+        fetch_from_mlflow(place, model="digits", tenant="default"),
+    ):
+        pass
