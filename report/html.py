@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from report.document import Document
-from report.drawing import ROLES, Panel, in_colours
+from report.figures import ROLES, Panel, in_colours
 from report.view import view
 
 _VARIABLES = {role: f"var(--{role})" for role in ROLES.values()}

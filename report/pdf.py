@@ -10,7 +10,7 @@ import matplotlib
 import typst
 
 from report.document import Document
-from report.drawing import in_colours
+from report.figures import in_colours
 from report.view import View, view
 
 # The page's light colours, which differ in grey too.

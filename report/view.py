@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from report import captions, figures, tables
 from report.document import Document, Finding, Report
-from report.drawing import Panel
 from report.evidence import Merit, VerdictValue
+from report.figures import Panel
 from report.formatting import day, duration, in_a_cell, interval, moment, plural, ratio
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
