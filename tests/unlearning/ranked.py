@@ -27,11 +27,10 @@ from unlearning.data.references import ReferencePredictions, uninformed_referenc
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.gradients import forward_with, trainable
-from unlearning.methods.aims import reference_aims
+from unlearning.methods.aims import reference_aims, remaining_losses
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
 from unlearning.methods.registry import METHODS
-from unlearning.methods.remaining import remaining_losses
 from unlearning.networks import copy_network, is_finite
 from unlearning.sharding import gathered, is_sharded, local, place, whole
 from unlearning.specs import PRODUCTION, Spec

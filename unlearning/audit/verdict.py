@@ -20,7 +20,7 @@ from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import LEAST_HELD_OUT, ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
 from unlearning.data.objectives import Merit
-from unlearning.data.objectives.class_prediction import ACCURACY
+from unlearning.data.objectives.prediction import ACCURACY
 from unlearning.specs.audit import Thresholds
 
 NAMES = {

@@ -1,18 +1,22 @@
-"""What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §8) [ours]."""
+"""What methods train towards (docs/methods.md §5, §8) [ours].
+
+A forget sample's aim is its reference prediction: what models answer that never saw it. Remaining samples keep their low loss, or
+in an image generator what the original predicts of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, joined_batch, sent
 from unlearning.data.objectives import Answers, Forward, Objective, answers
 from unlearning.data.references import ReferencePredictions
-from unlearning.gradients import forward_with, trainable
+from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.hardware import batched_answers, in_float32
-from unlearning.methods.remaining import RemainingLosses
+from unlearning.networks import frozen_copy
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes, other_class_answers, other_classes
 from unlearning.stopping.forget_weights import weights_of_gaps
 from unlearning.task import Task
@@ -155,6 +159,43 @@ def _as_other_classes(task: Task, of_gone: Tensor) -> ReferenceAims:
     )
     predictions[of_gone], losses[of_gone] = answered, found.losses
     return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses, other_classes=others)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RemainingLosses:
+    """The losses of a task's remaining samples; see `remaining_losses`.
+
+    original: the model that a generator's predictions are compared with; None where the objective's own loss serves.
+    """
+
+    task: Task
+    original: nn.Module | None
+
+    def __call__(self, forward: Forward, batch: Batch) -> Tensor:
+        """Compute the loss of each sample, (n,), nats, with noise drawn anew where the objective has any."""
+        objective = self.task.objective.for_step()
+        if self.original is None or objective.generation is None:
+            return objective.losses(forward, batch)
+        return objective.generation.moved(forward, self.original, batch)
+
+    def mean(self, batch: Batch) -> Loss:
+        """Return the mean loss of a batch, a scalar, as a function of the forward pass."""
+        return lambda forward: self(forward, batch).mean()
+
+    def mean_of_model(self, batch: Batch) -> Tensor:
+        """Compute the mean loss of a batch, a scalar, by the task's model; batch norm's running statistics are updated."""
+        with batch_statistics(self.task.model, samples=batch.size):
+            return self.mean(batch)(self.task.model)
+
+
+def remaining_losses(task: Task) -> RemainingLosses:
+    """Return the losses of remaining samples. Call it before the first step: the model is still the original.
+
+    For image generators they are the distance from what the original predicts (`Generation.moved`), else the objective's own loss.
+    A generator's own loss stays far from 0, as most of the noise cannot be known, so the gradient of a batch is mostly chance.
+    That of the distance is 0 until the model moves, but for rounding and batch norm. It costs a copy of the model.
+    """
+    return RemainingLosses(task, None if task.objective.generation is None else frozen_copy(task.model))
 
 
 def matching_loss(

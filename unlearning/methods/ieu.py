@@ -10,8 +10,7 @@ from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import batched_answers
-from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
-from unlearning.methods.remaining import RemainingLosses, remaining_losses
+from unlearning.methods.aims import ReferenceAims, RemainingLosses, matching_loss, reference_aims, remaining_losses
 from unlearning.sharding import gathered, local, part_like
 from unlearning.specs import IEU
 from unlearning.specs.methods import scale_schedule

@@ -9,9 +9,8 @@ from torch import Tensor
 from unlearning.data.batches import Batch
 from unlearning.data.samples import dealt
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import matching_loss, reference_aims
+from unlearning.methods.aims import matching_loss, reference_aims, remaining_losses
 from unlearning.methods.fixed_schedule import run_schedule
-from unlearning.methods.remaining import remaining_losses
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Steps

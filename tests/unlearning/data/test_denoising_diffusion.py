@@ -14,16 +14,15 @@ from tests.unlearning.kinds import OBJECTIVES, Denoiser, make_task
 from tests.unlearning.small import flat, start
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers, denoising_diffusion
-from unlearning.data.objectives.noise import keys_of, normal_noise, uniform_numbers
+from unlearning.data.objectives.denoising_diffusion import keys_of, normal_noise, uniform_numbers
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import Workload, check_data
 from unlearning.dry_run import dry_run
 from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
-from unlearning.methods.aims import matching_loss, reference_aims
+from unlearning.methods.aims import matching_loss, reference_aims, remaining_losses
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.feedback import ForgetBatch, forgetting_feedback
 from unlearning.methods.ltu.guide_attacks import GuideAttack
-from unlearning.methods.remaining import remaining_losses
 from unlearning.methods.salun import as_other_class, saliency_masks
 from unlearning.specs import IEU, LTU, RMU, Matching, SalUn
 from unlearning.specs.training import Recipe

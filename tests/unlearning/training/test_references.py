@@ -8,7 +8,7 @@ import torch
 
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
-from unlearning.data.objectives.class_prediction import class_prediction
+from unlearning.data.objectives.prediction import class_prediction
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload

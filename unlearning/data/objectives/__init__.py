@@ -5,8 +5,7 @@ from unlearning.data.objectives.classification import classification
 from unlearning.data.objectives.denoising_diffusion import denoising_diffusion
 from unlearning.data.objectives.extraction import Question
 from unlearning.data.objectives.multi_label import multi_label
-from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, undivided
-from unlearning.data.objectives.outputs import logits_of
+from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, logits_of, undivided
 from unlearning.data.objectives.prediction import Answers, Completion, Generation, Merit, Prediction
 from unlearning.data.objectives.regression import regression
 from unlearning.data.objectives.targets import number_labels

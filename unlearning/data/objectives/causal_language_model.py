@@ -11,8 +11,7 @@ from torch.nn import functional
 from unlearning.data.batches import Batch, Inputs, sent
 from unlearning.data.objectives.extraction import Ask, answered, continue_greedily, extract
 from unlearning.data.objectives.named_tokens import NamedTokens
-from unlearning.data.objectives.objective import Forward, Objective, call
-from unlearning.data.objectives.outputs import at_least_float32, logits_of
+from unlearning.data.objectives.objective import Forward, Objective, at_least_float32, call, logits_of
 from unlearning.data.objectives.prediction import Completion, Merit, Prediction, Read
 from unlearning.data.objectives.targets import IGNORED, token_labels
 from unlearning.errors import UnsupportedWorkload

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs, sent
-from unlearning.data.objectives.class_prediction import class_prediction
-from unlearning.data.objectives.objective import Forward, Objective, call
-from unlearning.data.objectives.outputs import class_logits
+from unlearning.data.objectives.objective import Forward, Objective, call, class_logits
+from unlearning.data.objectives.prediction import class_prediction
 from unlearning.errors import UnsupportedWorkload
 
 

@@ -2,6 +2,9 @@
 
 Equations are those of Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239. Noise levels
 count from 0, as in their code: level t has added noise t + 1 times.
+
+The noise in a loss is drawn by the image that it is added to: the same numbers for the same image, on every device and in any
+batch. torch's own generators give other numbers there.
 """
 
 import math
@@ -14,9 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.batches import Batch, Inputs, sent
-from unlearning.data.objectives.noise import keys_of, normal_noise, uniform_numbers
-from unlearning.data.objectives.objective import Forward, Objective
-from unlearning.data.objectives.outputs import at_least_float32, logits_of
+from unlearning.data.objectives.objective import Forward, Objective, at_least_float32, logits_of
 from unlearning.data.objectives.prediction import Generation, Merit, Prediction
 from unlearning.errors import UnsupportedWorkload
 
@@ -30,6 +31,11 @@ _LEAST_LOSS = 1e-6
 """Below it a loss at a level counts as equal to it, so that its logarithm stays finite."""
 _LEAST_VARIANCE = 1e-3
 """Below it the original's error of an image counts as equal to it, so that no image outweighs all others [ours]."""
+_FIXED_POINT = 2**16
+"""An image's numbers are distinguished down to 1/65,536."""
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+"""The constants of splitmix64 as signed integers."""
 
 EXPLAINED_NOISE = Merit(
     name="explained noise",
@@ -353,3 +359,48 @@ def _prediction(process: Diffusion) -> Prediction:
         answered=lambda losses: torch.cat([losses, torch.ones_like(losses[:, :1])], 1),
         unit="logarithms of the loss",
     )
+
+
+def keys_of(images: Tensor, *, salt: int) -> Tensor:
+    """Compute a key of each image, (n,) int64, from which its numbers are drawn. salt: with another one all keys are others.
+
+    The generator is based on a counter (splitmix64: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA
+    2014), in int64, which wraps around alike on every device.
+    """
+    numbers = (images.float() * _FIXED_POINT).round().long().flatten(1)
+    weights = _mix(torch.arange(1, numbers.shape[1] + 1, device=images.device) * _GOLDEN) | 1
+    return _mix((numbers * weights).sum(1) + _mix(torch.full((), salt, device=images.device) + _GOLDEN))
+
+
+def normal_noise(keys: Tensor, count: int) -> Tensor:
+    """Draw `count` standard normal numbers by each key, (n, count) float32 (Box, Muller, 1958)."""
+    drawn = _drawn(keys, count)
+    first, second = (_fraction(part) for part in (_shift(drawn, 32), drawn & 0xFFFFFFFF))
+    return (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
+
+
+def uniform_numbers(keys: Tensor) -> Tensor:
+    """Draw a number between 0 and 1 by each key, (n,) float32, independent of its noise."""
+    return _fraction(_shift(_mix(keys ^ _SECOND), 32))
+
+
+def _drawn(keys: Tensor, count: int) -> Tensor:
+    return _mix(keys[:, None] + torch.arange(1, count + 1, device=keys.device) * _GOLDEN)
+
+
+def _mix(state: Tensor) -> Tensor:
+    state = (state ^ _shift(state, 30)) * _FIRST
+    state = (state ^ _shift(state, 27)) * _SECOND
+    return state ^ _shift(state, 31)
+
+
+def _shift(state: Tensor, bits: int) -> Tensor:
+    """Shift right and fill in zeros; `>>` fills in the sign."""
+    shifted: Tensor = (state >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
+
+
+def _fraction(bits: Tensor) -> Tensor:
+    """Turn 32 bits into a number between 0 and 1, neither included, float32."""
+    fraction: Tensor = (_shift(bits, 9).float() + 0.5) / 2**23
+    return fraction

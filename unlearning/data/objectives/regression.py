@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs
-from unlearning.data.objectives.objective import Forward, Objective, call
-from unlearning.data.objectives.outputs import columns
+from unlearning.data.objectives.objective import Forward, Objective, call, columns
 from unlearning.data.objectives.prediction import Answers, Merit, Prediction
 from unlearning.data.objectives.targets import numbers
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload

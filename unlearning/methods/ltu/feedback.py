@@ -15,10 +15,9 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss, clip_gradient, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import in_float32
-from unlearning.methods.aims import ReferenceAims
+from unlearning.methods.aims import ReferenceAims, RemainingLosses
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.ltu.queries import Neighbourhood, query_sets
-from unlearning.methods.remaining import RemainingLosses
 from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs import LTU
 from unlearning.task import Task

@@ -10,11 +10,10 @@ from torch import Tensor
 from unlearning import ranks
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import reference_aims
+from unlearning.methods.aims import RemainingLosses, reference_aims, remaining_losses
 from unlearning.methods.ltu.feedback import ForgetBatch, combine, forgetting_feedback, remembering_feedback
 from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_attacks
 from unlearning.methods.ltu.queries import neighbourhood
-from unlearning.methods.remaining import RemainingLosses, remaining_losses
 from unlearning.specs import LTU
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Figures, Steps

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, same, samples, state, task
 from unlearning.data.objectives import answers
-from unlearning.data.objectives.class_prediction import (
+from unlearning.data.objectives.prediction import (
     labelled_logits,
     loss_margin_entropy,
     sorted_log_probabilities,
