@@ -36,10 +36,9 @@ from unlearning.specs import IEU, LTU, GradDiff, GradientAscent, Matching, SalUn
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
-from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
-from unlearning.tuning import search
+from unlearning.tuning import SPACES, Range, Space, search
 
 FILES = {"diffusion": "generative", "mnist_diffusion": "generative_mnist"}
 """By the name of a workload: how its files begin. `…_class.json` and `…_samples.json` are results, `…_tuned.json` parameters."""

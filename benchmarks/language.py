@@ -46,10 +46,9 @@ from unlearning.data.samples import SampleSet
 from unlearning.specs import IEU, LTU, NPO, RMU, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
-from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
-from unlearning.tuning import search
+from unlearning.tuning import SPACES, Range, Space, search
 
 MATCHING = "matching, references"
 METHODS: dict[str, Spec] = {

@@ -37,8 +37,7 @@ from report.document import (
 from report.evidence import Section, VerdictValue
 from report.formatting import plural
 from unlearning.audit import extraction
-from unlearning.audit.causes import likely_causes
-from unlearning.audit.findings import Findings, Membership
+from unlearning.audit.findings import Findings, Membership, likely_causes
 from unlearning.audit.generation import Generated
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Curve, Relearning, typical_delay

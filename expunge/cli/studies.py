@@ -13,7 +13,7 @@ from expunge.cli.operator import allowed_workloads
 
 if TYPE_CHECKING:
     from unlearning.audit.attacks.findings import ReferenceFindings
-    from unlearning.audit.attacks.shadows import Cost
+    from unlearning.audit.attacks.study import Cost
     from unlearning.audit.intervals import Interval
     from unlearning.tuning import Trial
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from expunge.errors import CannotAudit, CannotTune, ExpungeError, explain
 from expunge.operator.workloads import as_owners_error, choose_device
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
-from unlearning.audit.attacks.shadows import Cost, estimate_cost
-from unlearning.audit.attacks.study import Study, make_study
+from unlearning.audit.attacks.study import Cost, Study, estimate_cost, make_study
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError

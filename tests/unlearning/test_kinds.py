@@ -11,8 +11,7 @@ from tests.unlearning.data.test_references import key
 from tests.unlearning.kinds import CLASSES, KINDS, OBJECTIVES, RECIPE, FrozenNorm, Kind, make_task, samples
 from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.small import same, start, state
-from unlearning.audit.attacks.shadows import run_shadows
-from unlearning.audit.attacks.study import make_study
+from unlearning.audit.attacks.study import make_study, run_shadows
 from unlearning.audit.audit import audit
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.objectives.objective import fitted

@@ -14,10 +14,11 @@ from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import joined
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import SPECS, SSD, FineTune, Retrain, Spec
-from unlearning.specs.spaces import SPACES, Range
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
 from unlearning.tuning import (
+    SPACES,
+    Range,
     candidates,
     judge_by_criterion,
     judge_by_retrained,

@@ -12,7 +12,7 @@ from expunge.cli.main import app
 from expunge.errors import CannotAudit, CannotTune
 from expunge.operator.studies import Files, audit_files, tune
 from tests.worker import digits
-from unlearning.audit.attacks.shadows import Cost
+from unlearning.audit.attacks.study import Cost
 from unlearning.data.workload import Workload
 from unlearning.specs import GradientAscent, parse
 from unlearning.specs.audit import ReferenceSpec

@@ -10,8 +10,7 @@ from torch import nn
 from unlearning.audit.attacks.klom import ForgettingScore, forgetting_score, klom
 from unlearning.audit.attacks.lira import attack_each, lira
 from unlearning.audit.attacks.rmia import rmia, typical_offline, typical_online
-from unlearning.audit.attacks.shadows import Repeats, Shadows, run_repeats, run_shadows
-from unlearning.audit.attacks.study import Known, Study, known_to
+from unlearning.audit.attacks.study import Known, Repeats, Shadows, Study, known_to, run_repeats, run_shadows
 from unlearning.audit.intervals import Floats, Interval
 from unlearning.audit.membership import Attack, Pairing, attack_by_scores, matched_targets, pair
 from unlearning.data.samples import joined

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tests.unlearning.small import OBJECTIVE, samples
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references, scores_of
 from unlearning.audit.attacks.lira import lira
-from unlearning.audit.attacks.shadows import run_shadows
-from unlearning.audit.attacks.study import Study, known_to, make_study
+from unlearning.audit.attacks.study import Study, known_to, make_study, run_shadows
 from unlearning.data.objectives import Objective, regression
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined, partition

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.unlearning.audit.conftest import SMALL, World, trained
-from unlearning.audit.causes import likely_causes
-from unlearning.audit.findings import Findings
+from unlearning.audit.findings import Findings, likely_causes
 from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.samples import SampleSet, joined
 
