@@ -1,7 +1,6 @@
 """Run a method on a case and audit the result against the retrained model. Results are stored, so that tables share runs."""
 
 import copy
-import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.references import References
 from unlearning.data.references import to_bytes as to_bytes_of_references
 from unlearning.data.samples import SampleSet, joined
+from unlearning.files import content_sha256
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
@@ -63,13 +63,13 @@ def judged(case: Case, spec: Spec, *, references: References | None = None) -> J
 
 def digest_of(references: References) -> str:
     """Compute the SHA-256, as hex, of references without how they were prepared."""
-    return hashlib.sha256(to_bytes_of_references(replace(references, details={}))).hexdigest()
+    return content_sha256(to_bytes_of_references(replace(references, details={})))
 
 
 def judged_model(case: Case, model: nn.Module) -> Judged:
     """Audit a given model, such as the original or another retrained one."""
     untouched = Outcome(steps=0, stopped_because="completed")
-    what = {"weights": hashlib.sha256(to_bytes(model)).hexdigest()}
+    what = {"weights": content_sha256(to_bytes(model))}
     return _stored(case, what, lambda: _audit(case, model, untouched, 0.0, 0.0))
 
 
@@ -132,7 +132,7 @@ class Scale(ABC):
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
         """Measure a model, or read what an earlier run measured."""
-        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
+        return self._stored({"weights": content_sha256(to_bytes(model))}, lambda: (model, {}))
 
     @abstractmethod
     def measured(self, model: nn.Module) -> dict[str, float]:

@@ -29,7 +29,7 @@ from connectors.storage import (
     delete_all,
 )
 from unlearning.errors import WeightsDamaged, WeightsMissing
-from unlearning.files import file_sha256
+from unlearning.files import content_sha256, file_sha256
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class ObjectStorage:
 
     def put(self, content: bytes, folder: str = "") -> tuple[str, str]:
         """Upload `<sha256>.safetensors`, and read it back."""
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = content_sha256(content)
         name = str(PurePosixPath(folder) / f"{sha256}.safetensors")
         self._upload(name, sha256, lambda fs, path: fs.pipe_file(path, content, **_limit(fs, len(content))))
         return name, sha256

@@ -13,7 +13,7 @@ from unlearning.errors import WeightsDamaged, WeightsMissing
 def write_file(content: bytes, folder: Path) -> tuple[Path, str]:
     """Write `<sha256>.safetensors` into `folder`; return the path and the digest. See `write_atomically`."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = content_sha256(content)
     path = folder / f"{digest}.safetensors"
     write_atomically(path, content)
     return path, digest
@@ -47,12 +47,17 @@ def read_file(path: Path, sha256: str) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError:
         raise WeightsMissing(f"There is no file {path.name} in {path.parent}; restore it from the backup.") from None
-    found = hashlib.sha256(content).hexdigest()
+    found = content_sha256(content)
     if found != sha256:
         raise WeightsDamaged(
             f"{path.name} has SHA-256 {found}; the ledger recorded {sha256}. Restore it from the backup."
         )
     return content
+
+
+def content_sha256(content: bytes) -> str:
+    """Compute the SHA-256 of a content, as hex."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
