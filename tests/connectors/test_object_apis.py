@@ -1,6 +1,7 @@
 """Deletion with all versions: S3 against moto; Google and Azure against emulators, and against their APIs at the wire."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -97,6 +98,11 @@ def test_a_file_is_as_old_as_its_newest_version(s3_api: S3, tmp_path: Path, monk
 
 
 # From here on it takes the clients of Google and Azure.
+
+
+def client_of(storage: ObjectStorage) -> tuple[Any, str]:
+    """A client for what somebody does by hand, and the bucket with the prefix."""
+    return import_module("fsspec").url_to_fs(storage.url, skip_instance_cache=True, use_listings_cache=False)
 
 
 def of_google(**given: Any) -> GoogleServer:
@@ -318,8 +324,8 @@ def test_an_azure_account_of_which_nothing_may_be_asked_is_listed_all_the_same(
 def test_generations_and_soft_delete_of_googles_testbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with storage_testbench(tmp_path, monkeypatch) as url:
         storage = ObjectStorage(url, cache=tmp_path / "cache")
-        fs, root = storage._connect()
-        api = str(fs._location)
+        fs, root = client_of(storage)
+        api = os.environ["STORAGE_EMULATOR_HOST"]
         for name in (NAME, NAME, NAME, OTHER):
             put_testbench(api, f"production/{name}")
         assert len(list(storage.api.list_versions(fs, f"{root}/{NAME}"))) == 4
@@ -353,7 +359,7 @@ def test_snapshots_of_azurite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with azurite(tmp_path, monkeypatch) as url:
         storage = ObjectStorage(url, cache=tmp_path / "cache")
         storage.put(CONTENT)
-        fs, root = storage._connect()
+        fs, root = client_of(storage)
         fs.pipe_file(f"{root}/{OTHER}", b"other")
         blobs = import_module("azure.storage.blob").BlobServiceClient.from_connection_string(fs.connection_string)
         with blobs as service, service.get_blob_client(BUCKET, f"production/{NAME}") as blob:

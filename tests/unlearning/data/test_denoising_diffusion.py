@@ -319,7 +319,7 @@ def test_remaining_samples_pull_a_generator_to_what_the_original_predicts() -> N
 def test_without_what_forgets_a_method_leaves_a_generator_as_it_is(
     spec: IEU | LTU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(method, "_rehearsal_count", lambda spec, latest: 2)  # also where nothing is lost
+    monkeypatch.setattr(method, "rehearsal_count", lambda spec, latest: 2)  # also where nothing is lost
     given = make_task(OBJECTIVES["denoising diffusion"])
     given.references = None
     before = flat(given.model)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_network
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -175,18 +175,27 @@ def test_so_is_one_for_which_no_time_is_left_after_the_name_is_resolved(monkeypa
         socket.create_connection(("127.0.0.1", port)).close()  # Lets the server end.
 
 
-def test_a_try_that_ends_just_when_its_time_does_has_no_socket_left() -> None:
-    mine, theirs = socket.socketpair()
-    left = [None, mine]
+def test_a_try_that_ends_just_when_its_time_does_has_no_socket_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread shuts the socket down when the time is over: it finds the socket once, and then none."""
 
-    class Ending:
+    class Ending(HTTPConnection):
+        opened: socket.socket | None = None
+        was_found = False
+
         @property
         def sock(self) -> socket.socket | None:
-            return left.pop()
+            if threading.current_thread() is threading.main_thread():
+                return self.opened
+            found, self.was_found = None if self.was_found else self.opened, True
+            return found
 
-    with mine, theirs:
-        egress._shut_down(cast(HTTPConnection, Ending()))
-        assert theirs.recv(1) == b""
+        @sock.setter
+        def sock(self, opened: socket.socket | None) -> None:
+            self.opened = opened
+
+    monkeypatch.setattr(egress, "HTTPConnection", Ending)
+    with trickling() as port, pytest.raises(Unreachable):
+        post(f"http://127.0.0.1:{port}/", timeout=0.3)
 
 
 def test_an_address_that_does_not_respond_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

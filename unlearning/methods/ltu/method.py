@@ -100,7 +100,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
             guided = len(attacks) >= 2 and (bool(ranks.agreed(bool(weights.any()))) or remembering is None)
             forgetting = forgetting_feedback(spec, task, attacks, forget, generator) if guided else None
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
-        for _ in range(_rehearsal_count(spec, latest)):
+        for _ in range(rehearsal_count(spec, latest)):
             _rehearse(spec, remaining, remain, rehearsing, generator)
         update_running_statistics(task.model, task.objective, remain.draw(2 * spec.query_size, generator))
         return Figures(forget_weight=weights.mean())
@@ -117,8 +117,11 @@ def ltu(spec: LTU, task: Task) -> Steps:
     return replace(outcome, setup_seconds=seconds, metrics={**outcome.metrics, "guide_attacks": float(len(attacks))})
 
 
-def _rehearsal_count(spec: LTU, latest: Check) -> int:
-    """Scale the number of rehearsals by the share of the allowed drop that is used up: needless ones teach the forget set again."""
+def rehearsal_count(spec: LTU, latest: Check) -> int:
+    """Return how many rehearsals follow a check: the spec's number times the share of the allowed drop that is used up, at most 1.
+
+    Needless ones teach the forget set again.
+    """
     if not spec.remembering:
         return 0
     return round(spec.rehearsals * min(1.0, latest.drop / max(spec.stop.allowed_drop, 1e-6)))

@@ -152,8 +152,8 @@ def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_u
         return Check(score=0.0, direction=0.0, drop=drop, held_out_losses=torch.zeros(1))
 
     spec = LTU(rehearsals=3, stop=Stop(allowed_drop=2.0))
-    assert [method._rehearsal_count(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
-    assert method._rehearsal_count(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
+    assert [method.rehearsal_count(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
+    assert method.rehearsal_count(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
 
 
 @pytest.mark.usefixtures("hasty_guides")
