@@ -311,7 +311,7 @@ def comparable_test(prepared: Case) -> SampleSet:
 
 
 def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
-    """Count the steps in which a model learns the forgotten images again. A look at all losses takes longer than some steps."""
+    """Count the steps in which a model learns the forgotten images again. Computing all losses takes longer than some steps."""
     objective = prepared.workload.objective
     return relearn(
         model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed, every=8

@@ -25,7 +25,7 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.sample_ids import sample_digest
 
-LONG = "tests.worker.digits:long"
+SLOW = "tests.worker.digits:long"
 MANY = 100_000
 
 
@@ -79,7 +79,7 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
     """Measure POST /unlearn-requests with 100 IDs each, from several callers, while a job runs."""
     rates, medians, tails = [], [], []
     for run in range(runs):
-        name = service.register(f"busy-{callers}-{run}", reference=LONG)
+        name = service.register(f"busy-{callers}-{run}", reference=SLOW)
         running = client.job_ids(service.submit(name, training_ids()[:200]))[0]
         while (job := client.get_job(service.http, running)).phase != "unlearn":
             assert job.finished_at is None, f"the job that was to run meanwhile is {job.state}: {job.detail}"

@@ -311,7 +311,7 @@ def phases_ahead(campaign: Campaign, seen: Running) -> list[str]:
 def await_phase(campaign: Campaign, seen: Running, phase: str, *, until: float) -> bool:
     """Let an attempt run until it is in a phase, and for a random while in it. Return whether it is stopped there.
 
-    The child is stopped for each look, so that the phase is certain and a short one is not missed.
+    The child is stopped for each check, so that the phase is certain and a short one is not missed.
     """
     delay, entered = campaign.chance.uniform(0, campaign.chance.choice(DELAYS)), 0.0
     mine = text("SELECT phase FROM jobs WHERE id = :id AND attempt = :attempt AND state IN ('running', 'verifying')")

@@ -26,7 +26,7 @@ DESK, PHONE = {"width": 1200, "height": 480}, {"width": 375, "height": 640}
 
 
 def main() -> None:
-    """Run a stack, let it have something to show, and look."""
+    """Run a stack, let it have something to show, and take pictures of it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         trained = train_workload(WORKLOAD, allowed=("examples",), folder=folder / "weights")

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class AttackName(StrEnum):
-    """What a membership attack looks at, for each sample; a user's own objective may name others."""
+    """What a membership attack reads, for each sample; a user's own objective may name others."""
 
     LOSS = "loss"
     CONFIDENCE = "confidence"

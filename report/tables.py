@@ -80,7 +80,7 @@ THRESHOLDS = {
 AUDIT_SETTINGS = {
     "confidence": "Confidence of the intervals",
     "replicates": "Bootstrap replicates of an interval",
-    "remain_samples": "Most remaining samples that the audit looks at",
+    "remain_samples": "Most remaining samples that the audit evaluates",
     "membership_samples": "Most samples of a set that the attacks use",
     "vector_seeds": "Repetitions of the support-vector attack",
     "vector_samples": "Most samples of a set that this attack and the probe of features use",

@@ -88,7 +88,7 @@ def sheet(
 
     found = read_sheet(find_deployment(data_dir), report_id)
     write_secret(path, render_sheet(found))
-    notes.print(f"Wrote {path}, which only you can read. Delete it when you have looked at it.")
+    notes.print(f"Wrote {path}, which only you can read. Delete it when you have read it.")
 
 
 def purge(

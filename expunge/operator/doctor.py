@@ -1,4 +1,4 @@
-"""Check a deployment: every check looks at one thing and says what to do if it is wrong."""
+"""Check a deployment: every check concerns one thing and says what to do if it is wrong."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -46,10 +46,10 @@ from worker.ranks import Launch
 from worker.settings import allow_list
 
 IDLE_POLL_SECONDS = 2.0
-"""How long a preparation waits before it looks again whether a job still holds the model."""
+"""How long a preparation waits before it checks again whether a job still holds the model."""
 
 POLLS = 15
-"""How often it looks in one transaction, so that none is open for days."""
+"""How often it checks in one transaction, so that none is open for days."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -257,7 +257,7 @@ def check_trained(workload: Workload, model: nn.Module) -> None:
     if not found.better:
         raise CannotRegister(
             f"On {found.samples:,} training samples the weights have {found.merit.value:.1f} {merit.unit} {merit.name}, and a "
-            f"guess that looks at no input {found.chance:.1f} {merit.unit}; the mean losses are {found.loss.value:.3g} and "
+            f"guess that uses no input {found.chance:.1f} {merit.unit}; the mean losses are {found.loss.value:.3g} and "
             f"{found.chance_loss:.3g}. They are untrained, or the training had other targets, or a loss that learns nothing "
             "from them. If they are meant, say --accept-untrained."
         )

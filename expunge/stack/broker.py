@@ -30,7 +30,7 @@ FREE_PORTS = range(20_000, 32_000)
 
 
 def free_port() -> int:
-    """Find a free port on the loopback interface, at random, so that programs that look at once find different ones."""
+    """Find a free port on the loopback interface, at random, so that programs that search at once find different ones."""
     for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
         with socket.socket() as probe:
             try:

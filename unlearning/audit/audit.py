@@ -96,7 +96,7 @@ _BINS = 40
 class _Case:
     """What is audited, and how.
 
-    models: copies by name: "original", "unlearned", and "reference" if there is a retrained one. sets: what the audit looks at, by
+    models: copies by name: "original", "unlearned", and "reference" if there is a retrained one. sets: what the audit evaluates, by
     name. counted, judged: as of `_counted` and `_judged_samples`. references: of the sets, or None. generation: what a model that
     generates is asked for, or None.
     """
@@ -526,7 +526,7 @@ def _privacy_leakage(observed: Mapping[str, _Observed]) -> dict[str, float]:
 def _drawn(
     remain: SampleSet, references: AuditReferences | None, *, most: int, seed: int
 ) -> tuple[SampleSet, AuditReferences | None]:
-    """Draw the remaining samples that the audit looks at, with their references, in their order; all if there are no more."""
+    """Draw the remaining samples that the audit evaluates, with their references, in their order; all if there are no more."""
     if len(remain) <= most:
         return remain, references
     chosen = torch.randperm(len(remain), generator=torch.Generator().manual_seed(seed))[:most].sort().values

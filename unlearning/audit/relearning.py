@@ -36,8 +36,8 @@ from unlearning.sharding import gathered, is_sharded
 from unlearning.specs.audit import AuditSpec
 
 _EVERY = 4
-"""Steps from one look at the set's loss to the next, which costs more than a step does. Where the target was crossed is then found
-step by step, so that delays stay exact but for a loss that dips below the target and returns between two looks [ours].
+"""Steps from one evaluation of the set's loss to the next, which costs more than a step does. Where the target was crossed is then
+found step by step, so that delays stay exact but for a loss that dips below the target and returns between two evaluations [ours].
 """
 _TRIAL = 8
 """Steps of a calibration after which a rate may be given up as too low."""
@@ -418,28 +418,28 @@ def relearn(
 
     seed: of the order of the samples. The copy stays in evaluation mode: batch norm and dropout would make a step depend on
     which samples share a batch. Its frozen parameters stay, as in training. at_least: continue for so many steps if the target is
-    reached sooner (for plots). every: steps from one look at the loss to the next; once it is at the target, or not finite, the
-    steps since the look before are taken again, with a look after each. A set that is one batch needs no look of its own: a step is
-    taken from the set's losses. may_give_up: end, as censored, once the loss has come less than half as far as it would have on a
-    straight line to the target at T_max. A loss that rose tells nothing yet: it may do so in the first steps at any useful rate,
-    because what the first batches teach contradicts the others.
+    reached sooner (for plots). every: steps from one evaluation of the loss to the next; once it is at the target, or not finite,
+    the steps since the one before are taken again, with an evaluation after each. A set that is one batch needs none of its own: a
+    step is taken from the set's losses. may_give_up: end, as censored, once the loss has come less than half as far as it would
+    have on a straight line to the target at T_max. A loss that rose tells nothing yet: it may do so in the first steps at any
+    useful rate, because what the first batches teach contradicts the others.
     """
     learner = _Learner(model, batch, objective, relearner)
     every = 1 if learner.whole else every
     losses = {0: learner.loss()}
     delay, travelled, finite = 0 if losses[0] <= relearner.target else None, 0.0, math.isfinite(losses[0])
     order = list(_order(batch.size, relearner.batch_size, relearner.limit, seed))
-    looked, taken = 0, 0
+    evaluated, taken = 0, 0
     learner.save(every)
     while taken < len(order) and (delay is None or taken < at_least):
         learner.step(order[taken])
         taken += 1
-        if taken < min(looked + every, len(order)):
+        if taken < min(evaluated + every, len(order)):
             continue
         value = learner.loss()
-        if taken > looked + 1 and delay is None and not value > relearner.target:
+        if taken > evaluated + 1 and delay is None and not value > relearner.target:
             learner.restore()
-            every, taken = 1, looked
+            every, taken = 1, evaluated
             continue
         if not math.isfinite(value):
             finite = False
@@ -447,7 +447,7 @@ def relearn(
         losses[taken] = value
         if delay is None and value <= relearner.target:
             delay, travelled = taken, learner.travelled()
-        looked = taken
+        evaluated = taken
         learner.save(every)
         if may_give_up and delay is None and taken >= _TRIAL and _hopeless(losses, relearner.target, len(order)):
             break
@@ -480,27 +480,27 @@ class _Learner:
         self._start = [p.detach().clone() for p in self._parameters]
         optimiser = torch.optim.Adam if relearner.kind == "adam" else torch.optim.SGD
         self._optimiser = optimiser(self._parameters, lr=relearner.learning_rate)
-        self._looked_at: Tensor | None = None  # the losses of a whole batch, of which the next step is taken
+        self._batch_losses: Tensor | None = None  # the losses of a whole batch, of which the next step is taken
         self._saved: tuple[list[Tensor], dict[str, Any]] | None = None
 
     def loss(self) -> float:
         """Compute the mean loss, nats."""
         if not self.whole:
             return mean_loss(self._model, self._batch, self._objective)
-        self._looked_at = self._losses(self._batch)
-        return float(self._looked_at.detach().double().mean())
+        self._batch_losses = self._losses(self._batch)
+        return float(self._batch_losses.detach().double().mean())
 
     def step(self, index: Tensor) -> None:
         """Take a step on the samples at `index`, (k,)."""
-        found = self._losses(self._batch.take(index)) if self._looked_at is None else self._looked_at
-        self._looked_at = None
+        found = self._losses(self._batch.take(index)) if self._batch_losses is None else self._batch_losses
+        self._batch_losses = None
         self._optimiser.zero_grad(set_to_none=True)
         with differentiable_kernels(self._model):
             found.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._optimiser.step()
 
     def save(self, every: int) -> None:
-        """Copy what a step changes, unless no step will be taken again, because there is a look after each."""
+        """Copy what a step changes, unless no step will be taken again, because the loss is evaluated after each."""
         weights = [p.detach().clone() for p in self._parameters] if every > 1 else []
         self._saved = (weights, copy.deepcopy(self._optimiser.state_dict())) if every > 1 else None
 

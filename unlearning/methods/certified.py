@@ -36,7 +36,7 @@ def certified(spec: Certified, task: Task) -> Steps:
 
         θ ← Π_radius(θ_o);  θ ← θ − η (∇L(D_r; θ) + λθ) + σξ,  ξ ~ N(0, I),  η = 1/(curvature · λ_max + λ)
 
-    θ are the head's weights, less the guess that looks at no input, on features that are made alike in all directions (λ_max ≤ 1).
+    θ are the head's weights, less the guess that uses no input, on features that are made alike in all directions (λ_max ≤ 1).
     Guess and features are known from the remaining set alone. The outcome's metrics have epsilon, delta, noise (σ, in the outputs'
     units). Raises MethodRefused for other models and losses.
     """

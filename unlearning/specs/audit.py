@@ -81,7 +81,7 @@ class AuditSpec:
     confidence: of the intervals that are printed. It is that of the intervals that decide, so a report shows one of each.
     replicates: bootstrap replicates.
     batch_size: most samples a forward pass; a CPU gets fewer (`unlearning.hardware`).
-    remain_samples: most samples of D_r that the audit looks at, drawn at random from larger sets: a pass over all of D_r through
+    remain_samples: most samples of D_r that the audit evaluates, drawn at random from larger sets: a pass over all of D_r through
         two models may take longer than the method.
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on, and most

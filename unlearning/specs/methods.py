@@ -228,7 +228,7 @@ class Certified:
     """Train the head of frozen features on, with noise that certifies (ε, δ) (after Koloskova et al., ICML 2025).
 
     epsilon, delta: of the certificate; smaller is stronger.
-    radius: the greatest norm of the head's weights, less the guess that looks at no input; a larger head is scaled down to it.
+    radius: the greatest norm of the head's weights, less the guess that uses no input; a larger head is scaled down to it.
     noise: standard deviation of a step's noise. Its unit and that of `radius` is 1/√curvature (`Objective.curvature`).
     decay: λ, the weight of the head's squared norm, in units of the curvature.
     steps: most steps. As many are taken as the noise needs; if these are too few for it, the noise is larger.

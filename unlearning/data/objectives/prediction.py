@@ -58,7 +58,7 @@ class Merit:
 
     name, complement, unit: for the report, e.g. "accuracy", "error" and "%": the complement is `bounds[1]` less the merit.
     of: returns (n,), in points of the unit. bounds: merits of a set below or above these count as these.
-    chance: (targets) → the merit of a set, in points, for the best answer that looks at no input; by default that of the guess
+    chance: (targets) → the merit of a set, in points, for the best answer that uses no input; by default that of the guess
         (`Prediction.guess`).
     """
 
