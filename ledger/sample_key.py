@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements
 from ledger.errors import ModelBusy, WrongSampleKey
-from ledger.registry.held_files import held_references, hold_references, holding_references
 from ledger.registry.references import ReferenceFile
+from ledger.registry.retention import held_references, hold_references, holding_references
 from ledger.requests.uploads import commit_to_upload
 from ledger.sample_ids import KEY_BYTES, key_fingerprint, rehash, seal
 from ledger.states import LEASED

@@ -30,9 +30,9 @@ from sqlalchemy.orm import Session
 
 from ledger import metrics
 from ledger.db import DATABASE_AWAY
-from ledger.events.deliveries import TALLY
 from ledger.events.hand_overs import MISSED
-from ledger.jobs import heartbeats
+from ledger.events.webhooks import TALLY
+from ledger.jobs import workers
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from ledger.transparency.log import signing_state
 from report.evidence import Audit
@@ -244,10 +244,10 @@ def _audits(session: Session) -> Iterator[Metric]:
 def _running(session: Session) -> Iterator[Metric]:
     """Whether there is a worker, and the progress of running jobs."""
     text = "When a worker was last seen: it renews a lease, or records that it is there."
-    yield _gauge("expunge_worker_seen_timestamp_seconds", text, (), _known(heartbeats.worker_last_seen(session)))
+    yield _gauge("expunge_worker_seen_timestamp_seconds", text, (), _known(workers.worker_last_seen(session)))
     running, text = metrics.progress(session).items(), "Progress of each running job."
     yield _gauge("expunge_job_progress_ratio", text, ("tenant", "model", "stage"), running)
-    free, size = heartbeats.storage_room(session) or (None, None)
+    free, size = workers.storage_room(session) or (None, None)
     yield _gauge("expunge_storage_free_bytes", "Free bytes in the workers' storage.", (), _known(free))
     yield _gauge("expunge_storage_size_bytes", "Size of the workers' storage.", (), _known(size))
     trained = metrics.training_seconds(session).items()

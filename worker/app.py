@@ -34,8 +34,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from connectors.configuration import faults
 from connectors.storage import delete_needless_copies
 from ledger.db import make_engine, make_sessions
-from ledger.jobs import heartbeats
-from ledger.registry.checks import CHECK_MODEL, REPEATED_AFTER
+from ledger.jobs import workers
+from ledger.jobs.workers import CHECK_MODEL, REPEATED_AFTER
 from telemetry import logs, tracing
 from worker.beat import relay
 from worker.checks import CHECK_INTERVAL, send_next_check
@@ -150,9 +150,9 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
     One that fails does not keep the others from being done.
     """
     with sessions.begin() as session:
-        if heartbeats.was_seen_within(session, heartbeats.WORKER, timedelta(seconds=settings.sweep_seconds / 2)):
+        if workers.was_seen_within(session, workers.WORKER, timedelta(seconds=settings.sweep_seconds / 2)):
             return
-        heartbeats.record_heartbeat(session, heartbeats.WORKER)
+        workers.record_heartbeat(session, workers.WORKER)
     for action in (
         partial(sign_log, sessions, settings),
         partial(delete_finished_checkpoints, settings.files, sessions),

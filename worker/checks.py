@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import now
-from ledger.registry.checks import ask_for_check, find_to_check, record_check, start_check, withdraw_check
+from ledger.jobs.workers import ask_for_check, find_to_check, record_check, start_check, withdraw_check
 from worker.failures import classify
 from worker.settings import Settings
 

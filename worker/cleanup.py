@@ -9,12 +9,11 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import Storage, delete_all
-from ledger.events.deliveries import delete_expired_deliveries
 from ledger.events.hand_overs import delete_expired_messages
+from ledger.events.webhooks import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
-from ledger.jobs.heartbeats import STORAGE, record_heartbeat
-from ledger.registry.held_files import list_outdated, mark_deleted
-from ledger.registry.retention import needed_files
+from ledger.jobs.workers import STORAGE, record_heartbeat
+from ledger.registry.retention import list_outdated, mark_deleted, needed_files
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.requests.uploads import delete_expired_uploads
 

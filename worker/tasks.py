@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB
 from ledger.jobs.jobs import find_trace
-from ledger.registry.checks import CHECK_LIMIT, CHECK_MODEL
+from ledger.jobs.workers import CHECK_LIMIT, CHECK_MODEL
 from telemetry import tracing
 from worker import checks
 from worker.app import celery_app

@@ -20,7 +20,7 @@ from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
 from ledger.db import LimitedConnection, now
 from ledger.errors import LogForked
-from ledger.jobs.heartbeats import worker_last_seen
+from ledger.jobs.workers import worker_last_seen
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import key_fingerprint, parse_sample_key
 from ledger.sample_key import read_fingerprint

@@ -23,8 +23,8 @@ from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements, now
 from ledger.errors import MessageExpired, MessageRepeated
-from ledger.events.deliveries import wait_after
 from ledger.events.timeline import record
+from ledger.events.webhooks import wait_after
 from ledger.metrics import increment_tally
 from ledger.states import OWED, HandOverState, Verdict
 from ledger.tables import HandOver, Job, Model, ModelVersion, Report, RequestedCheck, Tenant

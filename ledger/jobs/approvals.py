@@ -20,8 +20,8 @@ from ledger.jobs.claims import await_approval
 from ledger.jobs.jobs import find_job, get_job
 from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.held_files import release_files
 from ledger.registry.models import get_model, lock_model
+from ledger.registry.retention import release_files
 from ledger.requests.batching import close_job
 from ledger.states import JobState, Reason
 from ledger.tables import Job, Model, ModelVersion, Report

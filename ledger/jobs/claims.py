@@ -18,10 +18,10 @@ from ledger.errors import StaleClaim
 from ledger.events.timeline import record
 from ledger.jobs.attempts import MAX_RETRY_WAIT, finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
-from ledger.registry.held_files import CleanFiles, hold_files, release_files, unknowing_checkpoints
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
 from ledger.registry.models import is_reserved
 from ledger.registry.references import ReferenceFile, find_references
+from ledger.registry.retention import CleanFiles, hold_files, release_files, unknowing_checkpoints
 from ledger.requests.batching import close_job
 from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest

@@ -14,9 +14,9 @@ from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
 from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.held_files import CleanFiles, hold_files, release_files
 from ledger.registry.lineage import record_erasure, set_served
 from ledger.registry.references import ReferenceFile
+from ledger.registry.retention import CleanFiles, hold_files, release_files
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
 from ledger.transparency.commitments import Commitment, record_commitment

@@ -18,9 +18,9 @@ from ledger import resources
 from ledger.errors import NotFound, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
-from ledger.registry.held_files import replace_checkpoints
 from ledger.registry.lineage import count_resurrected, set_served
 from ledger.registry.models import find_model, find_served, get_model, lock_idle_model, to_version
+from ledger.registry.retention import replace_checkpoints
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples

@@ -129,7 +129,7 @@ class ModelVersion(Base):
     refused_at: Mapped[datetime | None]
     # The bundle of OpenSSF model signing, where the operator has brought a key.
     signature: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
-    # While it awaits approval, the files that become the model's with it; then those to delete (`ledger.registry.held_files`).
+    # While it awaits approval, the files that become the model's with it; then those to delete (`ledger.registry.retention`).
     held_files: Mapped[Json | None]
     # Whether it knows a sample that was erased from the model since.
     knows_erased: Mapped[bool] = mapped_column(server_default=text("false"))

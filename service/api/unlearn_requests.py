@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from ledger.db import now
 from ledger.errors import TooLate
 from ledger.events.timeline import list_request_events
+from ledger.jobs.estimates import preview
 from ledger.registry.access import Caller, Scope
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
-from ledger.requests.preview import preview
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
 from ledger.requests.submission import submit
 from ledger.requests.uploads import unmatched_lines

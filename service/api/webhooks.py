@@ -7,13 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
-from ledger.events.deliveries import list_deliveries, replay
 from ledger.events.webhooks import (
     add_webhook,
     change_webhook,
     get_webhook,
+    list_deliveries,
     list_webhooks,
     remove_webhook,
+    replay,
     rotate_secret,
 )
 from ledger.resources import Delivery, Listing, Page, Webhook, WebhookWithSecret

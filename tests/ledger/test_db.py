@@ -25,7 +25,7 @@ from ledger.db import (
     session_settings,
 )
 from ledger.jobs.cancellation import retry_job
-from ledger.jobs.heartbeats import STORAGE, record_heartbeat
+from ledger.jobs.workers import STORAGE, record_heartbeat
 from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train, uploads
 from ledger.states import Reason, RequestState

@@ -7,8 +7,7 @@ held a part of a hash do not any more.
 from alembic import command
 from sqlalchemy import text
 
-from ledger.events.deliveries import queue_callback
-from ledger.events.webhooks import add_webhook, list_webhooks
+from ledger.events.webhooks import add_webhook, list_webhooks, queue_callback
 from ledger.states import WebhookProtocol
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import KEY, World

@@ -5,8 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs.claims import enter_verifying
-from ledger.jobs.heartbeats import STORAGE, record_heartbeat
 from ledger.jobs.results import escalate
+from ledger.jobs.workers import STORAGE, record_heartbeat
 from ledger.transparency.log import sign_checkpoint
 from ledger.transparency.signing_keys import register_signing_key
 from service import metrics

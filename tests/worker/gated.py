@@ -13,7 +13,7 @@ import torch
 from celery import current_task
 from torch import nn
 
-from ledger.registry.checks import CHECK_MODEL
+from ledger.jobs.workers import CHECK_MODEL
 from tests.worker import digits
 from unlearning.data.workload import Workload
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from ledger.jobs.heartbeats import worker_last_seen
+from ledger.jobs.workers import worker_last_seen
 from tests.fixtures.waiting import PATIENCE
 from tests.worker.conftest import Bench
 from worker import app

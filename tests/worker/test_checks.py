@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import select, update
 
 from ledger.db import now
-from ledger.registry.checks import CHECK_LIMIT, ask_for_check, start_check
+from ledger.jobs.workers import CHECK_LIMIT, ask_for_check, start_check
 from ledger.registry.models import get_model
 from ledger.resources import WorkerCheck
 from ledger.tables import Model

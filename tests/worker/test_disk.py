@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from connectors.storage import LocalFolder
 from expunge.operator.training import Trained
 from ledger.events.timeline import list_job_events
-from ledger.jobs.heartbeats import storage_room
 from ledger.jobs.jobs import list_attempts
+from ledger.jobs.workers import storage_room
 from ledger.states import JobState, Reason
 from tests.worker.conftest import Bench
 from unlearning.audit.findings import Findings

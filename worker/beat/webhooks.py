@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
 from connectors.opendsr import MANAGER, OpenDsr
-from ledger.events.deliveries import (
+from ledger.events.webhooks import (
     Batch,
     Delivery,
     Try,
@@ -19,8 +19,8 @@ from ledger.events.deliveries import (
     record_try,
     release_batch,
     take_batch,
+    webhook_secret,
 )
-from ledger.events.webhooks import webhook_secret
 from ledger.requests.managed import take_changes
 from ledger.sample_ids import earlier_keys
 from ledger.states import TryOutcome, WebhookProtocol

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from ledger.jobs.heartbeats import WORKER
+from ledger.jobs.workers import WORKER
 from ledger.tables import Heartbeat
 from tests.end_to_end.faults.conftest import Scene
 from tests.fixtures.waiting import await_that

@@ -22,7 +22,7 @@ from expunge.operator.doctor import examine
 from expunge.operator.keys import create_signing_key
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
-from ledger.jobs.heartbeats import WORKER, record_heartbeat
+from ledger.jobs.workers import WORKER, record_heartbeat
 from ledger.transparency.signing_keys import revoke_signing_key
 from tests.fixtures.postgresql import Filled
 from tests.service.conftest import NOWHERE, redis_server

@@ -8,10 +8,9 @@ import pytest
 from ledger.errors import ErasedMeanwhile, ModelBusy
 from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.jobs.claims import Rewritten, RowsLeft, claim
-from ledger.registry.held_files import list_outdated, mark_deleted
 from ledger.registry.models import CHECKPOINTS, find_model, lock_model, reserve_model, set_checkpoints
 from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
-from ledger.registry.retention import needed_files
+from ledger.registry.retention import list_outdated, mark_deleted, needed_files
 from ledger.registry.versions import promote, register_version
 from ledger.sample_key import check_sample_key, rotate_sample_key
 from ledger.states import JobState, Reason

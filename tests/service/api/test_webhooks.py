@@ -3,7 +3,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.events.deliveries import Try, queue_callback, record_try, take_batch
+from ledger.events.webhooks import Try, queue_callback, record_try, take_batch
 from ledger.states import TryOutcome
 from tests.service.conftest import Serve, Site
 

@@ -12,8 +12,13 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.opendsr import MANAGER, OpenDsr, read_opendsr
-from ledger.events.deliveries import delete_expired_deliveries, list_deliveries
-from ledger.events.webhooks import add_webhook, change_webhook, list_webhooks
+from ledger.events.webhooks import (
+    add_webhook,
+    change_webhook,
+    delete_expired_deliveries,
+    list_deliveries,
+    list_webhooks,
+)
 from ledger.jobs.cancellation import retry_job
 from ledger.registry.subjects import assign_subjects
 from ledger.requests.cancellation import cancel_request

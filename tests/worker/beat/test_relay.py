@@ -14,8 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError as DatabaseAway
 
 from ledger.db import NETWORK_LIMITS, make_engine, make_sessions
-from ledger.events.deliveries import take_batch
-from ledger.events.webhooks import add_webhook
+from ledger.events.webhooks import add_webhook, take_batch
 from ledger.jobs.claims import claim
 from ledger.states import JobState
 from tests.fixtures.postgresql import HURRIED, at_a_distance

@@ -6,8 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
-from ledger.events.deliveries import Batch, Delivery, Try, list_deliveries
-from ledger.events.webhooks import add_webhook, webhook_secret
+from ledger.events.webhooks import Batch, Delivery, Try, add_webhook, list_deliveries, webhook_secret
 from ledger.registry.access import ensure_tenant
 from ledger.resources import Webhook as Endpoint
 from ledger.states import DeliveryState, TryOutcome, WebhookProtocol

@@ -3,7 +3,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from ledger.db import now
-from ledger.jobs.heartbeats import (
+from ledger.jobs.workers import (
     STORAGE,
     WORKER,
     record_heartbeat,
