@@ -22,7 +22,7 @@ from ledger.jobs.jobs import get_job, list_attempts
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
 from ledger.registry.references import ReferenceFile, register_references
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from migrations.commands import upgrade
@@ -130,11 +130,13 @@ class Service:
                 self._add_references(session, tenant_id, name, workload, references)
             request = submit(
                 session,
-                tenant_id=tenant_id,
-                caller="benchmark",
-                dataset=name,
-                digests=[sample_digest(KEY, name, sample) for sample in ids],
-                batch_window=timedelta(0),
+                Submission(
+                    tenant_id=tenant_id,
+                    caller="benchmark",
+                    datasets=[name],
+                    digests=[sample_digest(KEY, name, sample) for sample in ids],
+                ),
+                window=timedelta(0),
             )
         joined = request.targets[0].job
         assert joined is not None

@@ -25,7 +25,7 @@ from ledger.jobs.results import publish
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from report.document import read
 from service.metrics import MAX_AGE
@@ -87,7 +87,9 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
     """Request the erasure of one sample and publish a version without it, in one transaction, before any worker is notified."""
     with sessions.begin() as session:
         request = submit(
-            session, tenant_id=tenant_id, caller="bench", dataset=dataset, digests=[digest], batch_window=timedelta(0)
+            session,
+            Submission(tenant_id=tenant_id, caller="bench", datasets=[dataset], digests=[digest]),
+            window=timedelta(0),
         )
         joined = request.targets[0].job
         assert joined is not None

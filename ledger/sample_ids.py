@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SecretStr
 
+from report.canonical import canonical_sha256
 from verifier.commitment import subject_commitment
 
 KEY_BYTES = 32
@@ -97,6 +98,15 @@ def rehash(digest: bytes, later: bytes) -> bytes:
     for key in split_key(later):
         digest = hmac.digest(key, digest, "sha256")
     return digest
+
+
+def hash_body(body: object, *, key: bytes) -> str:
+    """Give the SHA-256 (hex) by which a body is known when it comes again.
+
+    In place of IDs it must have keyed hashes, under the oldest key: a hash of IDs could be tried out by a reader of the ledger.
+    Like the hashes there it is hashed on to the later keys, so it outlives a rotation.
+    """
+    return rehash(bytes.fromhex(canonical_sha256(body)), key[KEY_BYTES:]).hex()
 
 
 def samples_sha256(digests: Iterable[bytes]) -> str:

@@ -1,7 +1,6 @@
 """Batching: requests for one model share its one open job, until the job closes and its samples are fixed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -31,12 +30,8 @@ DEADLINE_RESERVE, RESERVED_SHARE = timedelta(days=4), 0.2
 show what a policy's further methods take, and operators are warned three days before a deadline."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The locked job that a request joins, and the wake-ups to announce for it: of which job, and not before when."""
-
-    job: Job
-    wakeups: Sequence[tuple[UUID, datetime | None]]
+Wakeups = list[tuple[UUID, datetime | None]]
+"""Wake-ups to announce: of which job, and not before when."""
 
 
 def join_job(
@@ -46,17 +41,19 @@ def join_job(
     *,
     samples: int,
     window: timedelta,
-) -> Joined:
+    wakeups: Wakeups,
+) -> Job:
     """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
     samples: how many of the request's the model has to forget.
     A job runs one method. An open job for another method is closed first. A job escalates as the request does that asks for most.
     With fewer samples than the model's `batch_until_samples` it stays open until some days before the deadline.
 
-    The caller announces the wake-ups once it has locked the jobs of all its models: of two transactions that announce before they
-    have locked, each could wait for the other.
+    wakeups: gets those that follow. The caller announces them once it has locked the jobs of all its models: of two transactions
+    that announce before they have locked, each could wait for the other.
     """
-    moment, duration, wanted = now(session), longest_duration(session, model.id), model.batch_until_samples
+    moment, wanted = now(session), model.batch_until_samples
+    duration = session.scalar(select(func.max(last_jobs(model.id).c.lasted))) or DEFAULT_DURATION
 
     def close_with(count: int) -> tuple[datetime, ClosingReason]:
         enough = wanted is None or count >= wanted
@@ -66,7 +63,7 @@ def join_job(
         )
 
     closes_at, why = close_with(samples)
-    job, wakeups = _open_job(session, request, model, closes_at=closes_at, why=why)
+    job = _open_job(session, request, model, closes_at=closes_at, why=why, wakeups=wakeups)
     if wanted is not None:
         # Counted under the job's lock: of two requests at once, the second sees the samples of the first.
         closes_at, why = close_with(samples + _waiting_samples(session, job))
@@ -77,7 +74,7 @@ def join_job(
         wakeups.append((job.id, closes_at))
     record(session, "job.joined", {"samples": samples}, job_id=job.id)
     session.flush()
-    return Joined(job, wakeups)
+    return job
 
 
 def _waiting_samples(session: Session, job: Job) -> int:
@@ -87,9 +84,15 @@ def _waiting_samples(session: Session, job: Job) -> int:
 
 
 def _open_job(
-    session: Session, request: UnlearnRequest, model: Model, *, closes_at: datetime, why: ClosingReason
-) -> tuple[Job, list[tuple[UUID, datetime | None]]]:
-    """Lock the model's open job for the request's method, or open one; give the wake-ups that follow from that."""
+    session: Session,
+    request: UnlearnRequest,
+    model: Model,
+    *,
+    closes_at: datetime,
+    why: ClosingReason,
+    wakeups: Wakeups,
+) -> Job:
+    """Lock the model's open job for the request's method, or open one. wakeups: gets those that follow from that."""
     is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
     wanted = request.method
     # Compared by the database, for which 1.5e308 stays the number it was. It comes back as an integer, which is another one.
@@ -97,11 +100,10 @@ def _open_job(
     locked = select(Job, is_wanted).where(is_open).with_for_update(key_share=True, of=Job)
     locked = locked.execution_options(populate_existing=True)
     policy = job_policy(model.policy, wanted)
-    wakeups: list[tuple[UUID, datetime | None]] = []
     while True:
         job, fits = session.execute(locked).one_or_none() or (None, False)
         if job is not None and fits:
-            return job, wakeups
+            return job
         if job is not None:
             job.closes_at, job.closing_reason = min(job.closes_at, now(session)), ClosingReason.METHOD
             close_job(session, job)
@@ -156,12 +158,6 @@ def closing_time(
     if window is None or latest_start < moment + window:
         return max(moment, latest_start), ClosingReason.DEADLINE
     return moment + window, ClosingReason.WINDOW
-
-
-def longest_duration(session: Session, model_id: UUID) -> timedelta:
-    """Give the longest time that one of the model's last twenty jobs took; DEFAULT_DURATION before the first."""
-    longest: timedelta | None = session.scalar(select(func.max(last_jobs(model_id).c.lasted)))
-    return longest or DEFAULT_DURATION
 
 
 def job_policy(policy: Sequence[Mapping[str, Any]], method: Mapping[str, Any] | None) -> list[dict[str, Any]]:

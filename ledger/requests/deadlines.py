@@ -75,12 +75,6 @@ def _months_later(moment: datetime, months: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=min(moment.day, monthrange(year, month + 1)[1]))
 
 
-def offset_seconds(moment: datetime) -> int | None:
-    """Return how many seconds east of UTC the zone of a time is; None for a time without a zone."""
-    offset = moment.utcoffset()
-    return None if offset is None else round(offset.total_seconds())
-
-
 def extended_due_at(request: UnlearnRequest) -> datetime:
     """Give the extended deadline of a request, counted in the zone in which it was received.
 

@@ -74,13 +74,10 @@ def find_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> Unle
     return request
 
 
-def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID, outcome: SampleOutcome) -> list[bytes]:
-    """List the digests of a request's samples with one outcome. Raises UnknownRequest."""
-    request = find_request(session, tenant_id=tenant_id, request_id=request_id)
-    chosen = select(request_samples.c.digest).where(
-        request_samples.c.request_id == request.id, request_samples.c.outcome == outcome
-    )
-    return list(session.scalars(chosen))
+def list_request_samples(session: Session, request_id: UUID, outcome: SampleOutcome) -> list[bytes]:
+    """List the digests of a request's samples with one outcome."""
+    mine = request_samples.c.request_id == request_id, request_samples.c.outcome == outcome
+    return list(session.scalars(select(request_samples.c.digest).where(*mine)))
 
 
 def count_subject_samples(session: Session, request_id: UUID) -> dict[bytes, int]:

@@ -4,8 +4,8 @@ Matching finds whose samples a request means, which models it concerns, and whic
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +19,10 @@ from ledger.errors import InvalidTime, MethodUnsuitable, NoSamplesMatch, Unknown
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
-from ledger.registry.datasets import commit_to_digests, committed_tables, digest_tables, find_datasets
+from ledger.registry.datasets import commit_to_digests, digest_tables, find_datasets
 from ledger.registry.models import CHECKPOINTS
-from ledger.requests.batching import join_job
-from ledger.requests.deadlines import due_at, offset_seconds, rule
+from ledger.requests.batching import Wakeups, join_job
+from ledger.requests.deadlines import due_at, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.requests import get_request
 from ledger.requests.uploads import find_upload
@@ -49,36 +49,46 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a caller's clock may be ahead of the database's."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Who asks for what: the erasure of samples from the named models, or from every model of the datasets.
+
+    caller: the name of the key that asked. datasets: by their names; None for every dataset of the tenant, or for those of the
+    named models. digests: of samples of the one dataset. subjects: digests of people whose samples are meant, in each of the
+    datasets, each with the sealed commitment (`ledger.sample_ids.commit_to_subject`). Or upload_id: of a list of either that was
+    uploaded. What is given twice, or in both ways, counts once.
+    method: None for the models' own policies. why_unsuitable: tells, given what a model lacks, why the method cannot run on it, or
+    None if it can. received_at: when the person asked, by default now. Deadlines count in its time zone.
+    """
+
+    tenant_id: UUID
+    caller: str
+    datasets: Sequence[str] | None
+    digests: Sequence[bytes] = ()
+    subjects: Mapping[bytes, bytes] = field(default_factory=dict)
+    upload_id: UUID | None = None
+    models: Sequence[str] | None = None
+    method: Mapping[str, Any] | None = None
+    why_unsuitable: Callable[[Collection[str]], str | None] = lambda lacks: None
+    reason: str | None = None
+    regulation: str = "gdpr"
+    received_at: datetime | None = None
+    external_id: str | None = None
+    expedite: bool = False
+    escalate: Escalation | None = None
+
+
 def submit(
     session: Session,
+    asked: Submission,
     *,
-    tenant_id: UUID,
-    caller: str,
-    dataset: str | Sequence[str] | None,
-    digests: Sequence[bytes] = (),
-    subjects: Mapping[bytes, bytes] = MappingProxyType({}),
-    upload_id: UUID | None = None,
-    models: Sequence[str] | None = None,
-    method: Mapping[str, Any] | None = None,
-    why_unsuitable: Callable[[Collection[str]], str | None] = lambda lacks: None,
-    reason: str | None = None,
-    regulation: str = "gdpr",
-    received_at: datetime | None = None,
-    external_id: str | None = None,
-    expedite: bool = False,
-    escalate: Escalation | None = None,
-    batch_window: timedelta,
+    window: timedelta,
     idempotency: Idempotency | None = None,
     quiet: bool = False,
 ) -> resources.UnlearnRequest:
-    """Record a request to erase samples from the named models, or from every model of the datasets, and let it join their jobs.
+    """Record a request, and let it join the open jobs of its models. It is completed at once if all of its samples were erased.
 
-    digests: of samples of the one dataset; subjects: digests of people whose samples are meant, in every dataset of the tenant if
-    `dataset` is None, or in those of the named models, each with the sealed commitment (`ledger.sample_ids.commit_to_subject`).
-    Or upload_id: of a list of either that was uploaded. What is given twice, or in both ways, counts once.
-    why_unsuitable: tells, given what a model lacks, why the method cannot run on it, or None if it can.
-    received_at: when the person asked, by default now. Deadlines count in its time zone.
-    A request is completed at once if all of its samples were erased before.
+    window: for how long a job that it opens waits for further requests.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
     quiet: whether the caller must not learn who is in a training set. A request in which nothing matches is then recorded too, as
     rejected for every model, and a method must suit all models, whichever match.
@@ -86,57 +96,55 @@ def submit(
     Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, MethodUnsuitable,
     IdempotencyMismatch and IdempotencyInProgress. The caller's transaction must then be rolled back.
     """
+    tenant_id = asked.tenant_id
     if idempotency is not None:
-        earlier = find_replay(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency)
+        earlier = find_replay(session, idempotency)
         if earlier is not None:
             return get_request(session, tenant_id=tenant_id, request_id=earlier)
-    upload = None if upload_id is None else find_upload(session, tenant_id=tenant_id, upload_id=upload_id)
-    datasets, every_dataset = _datasets(session, tenant_id, dataset, upload)
-    touched = _touched_models(session, datasets, models)
-    if every_dataset and models:
-        learned, every_dataset = {model.dataset_id for model in touched}, False
+    upload = None if asked.upload_id is None else find_upload(session, tenant_id=tenant_id, upload_id=asked.upload_id)
+    datasets, every_dataset = _datasets(session, asked, upload)
+    models = _touched_models(session, datasets, asked.models)
+    if every_dataset and asked.models:
+        learned, every_dataset = {model.dataset_id for model in models}, False
         datasets = [one for one in datasets if one.id in learned]
     moment = now(session)
-    received_at = received_at or moment
+    received_at = asked.received_at or moment
     check_receipt(received_at, moment)
+    due, offset = due_at(asked.regulation, received_at), received_at.utcoffset()
+    assert offset is not None  # `due_at` refuses a time without a zone
     request = UnlearnRequest(
         tenant_id=tenant_id,
         dataset_id=datasets[0].id,
         every_dataset=every_dataset,
-        every_model=models is None,
-        caller=caller,
-        method=dict(method) if method is not None else None,
-        reason=reason,
-        regulation=regulation,
+        every_model=asked.models is None,
+        caller=asked.caller,
+        method=None if asked.method is None else dict(asked.method),
+        reason=asked.reason,
+        regulation=asked.regulation,
         received_at=received_at,
-        received_offset=offset_seconds(received_at),
-        due_at=due_at(regulation, received_at),
-        external_id=external_id,
-        expedite=expedite,
-        escalate=escalate,
+        received_offset=round(offset.total_seconds()),
+        due_at=due,
+        external_id=asked.external_id,
+        expedite=asked.expedite,
+        escalate=asked.escalate,
     )
     session.add(request)
     session.flush()
-    data = {"due_at": request.due_at, "regulation": rule(regulation).title}
-    record(session, "request.received", data, request_id=request.id)
-    if quiet:
-        for model in touched:
-            _check_method(session, model, why_unsuitable)
-    committed = _match(session, request, datasets, touched, digests=digests, subjects=subjects, upload=upload)
-    matched = request.accepted + request.already_erased > 0
-    if not matched and not (quiet and touched):
-        raise _without_match(request)
-    targets = _add_targets(
-        session,
-        request,
-        touched,
-        named=models is not None or not matched,
-        window=batch_window,
-        why_unsuitable=why_unsuitable,
+    record(
+        session, "request.received", {"due_at": due, "regulation": rule(asked.regulation).title}, request_id=request.id
     )
+    if quiet:
+        for model in models:
+            _check_method(session, model, asked)
+    committed = _match(session, request, asked, datasets, models, upload=upload)
+    matched = request.accepted + request.already_erased > 0
+    if not matched and not (quiet and models):
+        raise _without_match(request)
+    named = asked.models is not None or not matched
+    targets = _add_targets(session, request, asked, models, named=named, window=window)
     _record_datasets(session, request, datasets, targets)
     if idempotency is not None:
-        store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
+        store_key(session, idempotency, request_id=request.id)
     session.flush()
     log_request(session, request, **committed)
     return get_request(session, tenant_id=tenant_id, request_id=request.id)
@@ -150,37 +158,34 @@ def check_receipt(received_at: datetime, moment: datetime) -> None:
         raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
 
 
-def _datasets(
-    session: Session, tenant_id: UUID, dataset: str | Sequence[str] | None, upload: Upload | None
-) -> tuple[list[Dataset], bool]:
+def _datasets(session: Session, asked: Submission, upload: Upload | None) -> tuple[list[Dataset], bool]:
     """Find the datasets in which a request means samples, by name, and tell whether these are all of the tenant's.
 
     Raises UnknownDataset, UnknownUpload, NoSamplesMatch.
     """
     if upload is not None and upload.dataset_id is not None:
         own = session.get_one(Dataset, upload.dataset_id)
-        if dataset not in (None, own.name, [own.name], (own.name,)):
+        if asked.datasets is not None and list(asked.datasets) != [own.name]:
             raise UnknownUpload(f"the upload {upload.id} is of another dataset")
         return [own], False
-    found = find_datasets(session, tenant_id=tenant_id, names=[dataset] if isinstance(dataset, str) else dataset)
+    found = find_datasets(session, tenant_id=asked.tenant_id, names=asked.datasets)
     if not found:
         raise NoSamplesMatch("there is no dataset yet")
-    return found, dataset is None
+    return found, asked.datasets is None
 
 
 def _match(
     session: Session,
     request: UnlearnRequest,
+    asked: Submission,
     datasets: Sequence[Dataset],
     models: Sequence[Model],
     *,
-    digests: Sequence[bytes],
-    subjects: Mapping[bytes, bytes],
     upload: Upload | None,
 ) -> dict[str, str]:
     """Record the request's people and samples. Gives the SHA-256 that commits to its samples, and the one to its people."""
-    tables: list[FromClause] = [*digest_tables(digests)]
-    people: list[FromClause] = [*committed_tables(subjects)]
+    tables: list[FromClause] = [*digest_tables(asked.digests)]
+    people: list[FromClause] = [*digest_tables(asked.subjects.keys(), commitment=asked.subjects.values())]
     if upload is not None:
         uploaded = uploaded_samples.c
         mine = select(uploaded.digest, uploaded.commitment).where(uploaded.upload_id == upload.id).subquery()
@@ -198,17 +203,17 @@ def _match(
         samples = commit_to_digests(session, meant.digest, meant.request_id == request.id)
         whose = commit_to_digests(session, named.subject, named.request_id == request.id)
         return {"samples_sha256": samples, "subjects_sha256": whose}
-    return {"samples_sha256": samples_sha256(digests) if upload is None else upload.sha256}
+    return {"samples_sha256": samples_sha256(asked.digests) if upload is None else upload.sha256}
 
 
 def _add_targets(
     session: Session,
     request: UnlearnRequest,
+    asked: Submission,
     models: Sequence[Model],
     *,
     named: bool,
     window: timedelta,
-    why_unsuitable: Callable[[Collection[str]], str | None],
 ) -> list[Model]:
     """Add a target for each model, and give these models. A target joins a job, or ends at once if it has nothing to erase.
 
@@ -217,7 +222,7 @@ def _add_targets(
     A model that was trained on none of the samples gets a target only if `named`. Raises MethodUnsuitable.
     """
     total = request.accepted + request.already_erased + request.not_in_training_set
-    wakeups: list[tuple[UUID, datetime | None]] = []
+    wakeups: Wakeups = []
     targets: list[Model] = []
     for model, learned, erased in _match_models(session, request, models):
         if not learned and not named:
@@ -238,17 +243,16 @@ def _add_targets(
         elif learned == erased:
             advance(session, Target, [target.id], RequestState.COMPLETED, data=data, reason=Reason.ALREADY_ERASED)
         else:
-            _check_method(session, model, why_unsuitable)
-            joined = join_job(session, request, model, samples=learned - erased, window=window)
-            wakeups += joined.wakeups
-            advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=joined.job.id)
+            _check_method(session, model, asked)
+            job = join_job(session, request, model, samples=learned - erased, window=window, wakeups=wakeups)
+            advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=job.id)
     fold_requests(session, [request.id])
     for job_id, at in wakeups:
         announce_wakeup(session, job_id, at=at)
     return targets
 
 
-def _check_method(session: Session, model: Model, why_unsuitable: Callable[[Collection[str]], str | None]) -> None:
+def _check_method(session: Session, model: Model, asked: Submission) -> None:
     """Raise MethodUnsuitable if the request's method cannot run on a model. What is not known of it is left to the job."""
     if model.lacks is None:
         return
@@ -257,7 +261,7 @@ def _check_method(session: Session, model: Model, why_unsuitable: Callable[[Coll
         *([] if session.get(ReferenceSet, model.id) else ["references"]),
         *([] if model.details.get(CHECKPOINTS) else ["slices"]),
     }
-    why = why_unsuitable(lacks)
+    why = asked.why_unsuitable(lacks)
     if why is not None:
         raise MethodUnsuitable(f"the model {model.name!r} cannot be unlearned by this method: {why}")
 

@@ -16,9 +16,9 @@ from ledger.db import now
 from ledger.errors import NotFound, Refused
 from ledger.registry.access import Caller
 from ledger.requests.managed import Managed, Received, cancel_managed, get_managed, submit_managed
-from ledger.sample_ids import KEY_BYTES, samples_sha256, subject_digest
+from ledger.sample_ids import KEY_BYTES, hash_body, samples_sha256, subject_digest
 from ledger.sample_key import check_sample_key
-from service.api.unlearn_requests import NewUnlearnRequest, hash_body, record_request
+from service.api.unlearn_requests import NewUnlearnRequest, record_request
 from service.http.authentication import ApiRoute, Reader, Writer
 from service.http.bodies import Bounds
 from service.http.fields import Moment, Name, Subject

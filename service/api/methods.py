@@ -66,11 +66,6 @@ Method = Annotated[
 """A validated method: `"auto"`, or a spec. The baselines of the benchmarks are refused."""
 
 
-def stored_method(method: str | specs.Method) -> dict[str, object] | None:
-    """Give the method as the ledger stores it: None for the model's policy."""
-    return None if isinstance(method, str) else asdict(method)
-
-
 router = APIRouter(route_class=ApiRoute, tags=["methods"])
 
 

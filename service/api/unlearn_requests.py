@@ -1,6 +1,7 @@
 """Unlearn requests: submitting and previewing one, reading them, withdrawing one and extending its deadline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Self
 from uuid import UUID
@@ -19,12 +20,13 @@ from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import (
     KEY_BYTES,
     commit_to_subject,
+    hash_body,
     rehash,
     sample_digest,
     samples_sha256,
@@ -32,8 +34,7 @@ from ledger.sample_ids import (
 )
 from ledger.sample_key import check_sample_key
 from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
-from report.canonical import canonical_sha256
-from service.api.methods import Method, stored_method
+from service.api.methods import Method
 from service.http.authentication import Admin, ApiRoute, Reader, Writer, shown_to
 from service.http.caching import NOT_CHANGED, conditional
 from service.http.fields import After, Limit, Moment, Name, RequestCursor, RequiredText, SampleID, Subject, Text, Token
@@ -406,17 +407,17 @@ def record_request(
     """
     key = settings.sample_key_bytes
     check_sample_key(session, key)
-    digests = {sample_digest(key, asked.dataset or "", sample_id): sample_id for sample_id in asked.sample_ids or ()}
-    people = [subject_digest(key, subject) for subject in asked.subjects or ()]
-    method = stored_method(asked.method)
-    idempotency = None
-    if idempotency_key is not None:
-        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, key, method))
-    request = submit(
-        session,
+    oldest, later = key[:KEY_BYTES], key[KEY_BYTES:]
+    # Under the oldest key, by which a body is known again, and from that under the present one.
+    first_samples = [sample_digest(oldest, asked.dataset or "", one) for one in asked.sample_ids or ()]
+    first_people = [subject_digest(oldest, one) for one in asked.subjects or ()]
+    digests = dict(zip((rehash(one, later) for one in first_samples), asked.sample_ids or (), strict=True))
+    people = [rehash(one, later) for one in first_people]
+    method = None if isinstance(asked.method, str) else asdict(asked.method)
+    submission = Submission(
         tenant_id=caller.tenant_id,
         caller=caller.name,
-        dataset=asked.dataset or asked.datasets,
+        datasets=asked.datasets if asked.dataset is None else [asked.dataset],
         digests=list(digests),
         subjects=dict(zip(people, (commit_to_subject(key, one) for one in asked.subjects or ()), strict=True)),
         upload_id=asked.upload,
@@ -429,13 +430,20 @@ def record_request(
         external_id=asked.external_id,
         expedite=asked.expedite,
         escalate=asked.escalate,
-        batch_window=settings.batch_window,
-        idempotency=idempotency,
-        quiet=quiet,
     )
+    idempotency = None
+    if idempotency_key is not None:
+        body = _hashed_body(asked, method, samples=first_samples, people=first_people)
+        idempotency = Idempotency(
+            tenant_id=caller.tenant_id,
+            caller=caller.name,
+            key=idempotency_key,
+            body_sha256=hash_body(body, key=key),
+        )
+    request = submit(session, submission, window=settings.batch_window, idempotency=idempotency, quiet=quiet)
     if not caller.may(Scope.REQUESTS_READ):
         return request
-    return request.model_copy(update=_unmatched(session, request, asked, digests, people, tenant_id=caller.tenant_id))
+    return request.model_copy(update=_unmatched(session, request, asked, digests, people))
 
 
 def _unmatched(
@@ -444,8 +452,6 @@ def _unmatched(
     asked: NewUnlearnRequest,
     digests: Mapping[bytes, str],
     people: Sequence[bytes],
-    *,
-    tenant_id: UUID,
 ) -> dict[str, object]:
     """Say what of the body matched nothing, and how many samples each person has: known in the answer to the POST alone."""
     none = request.samples is not None and request.samples.not_in_training_set > 0
@@ -459,19 +465,19 @@ def _unmatched(
         counts = count_subject_samples(session, request.id)
         answer["samples_by_subject"] = [counts.get(subject, 0) for subject in people]
     if digests and none:
-        outcome = SampleOutcome.NOT_IN_TRAINING_SET
-        found = list_request_samples(session, tenant_id=tenant_id, request_id=request.id, outcome=outcome)
+        found = list_request_samples(session, request.id, SampleOutcome.NOT_IN_TRAINING_SET)
         answer["unmatched_sample_ids"] = sorted(digests[digest] for digest in found if digest in digests)
     return answer
 
 
-def _fingerprint(asked: NewUnlearnRequest, key: bytes, method: dict[str, object] | None) -> str:
-    """Give the SHA-256 of what is asked.
+def _hashed_body(
+    asked: NewUnlearnRequest, method: Mapping[str, object] | None, *, samples: Iterable[bytes], people: Iterable[bytes]
+) -> dict[str, object]:
+    """Give what is asked, with the hashes of all samples and of all people, under the oldest key, in place of their IDs.
 
     Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer
     one counts only where it is set.
     """
-    oldest = key[:KEY_BYTES]
     fields = asked.model_dump(mode="json", exclude={"sample_ids", "subjects", "datasets", "upload", "method"})
     if asked.escalate is None:
         del fields["escalate"]
@@ -479,15 +485,5 @@ def _fingerprint(asked: NewUnlearnRequest, key: bytes, method: dict[str, object]
     if asked.datasets is not None:
         newer["datasets"] = sorted(set(asked.datasets))
     if asked.subjects is not None:
-        newer["subjects"] = samples_sha256({subject_digest(oldest, one) for one in asked.subjects})
-    samples = samples_sha256({sample_digest(oldest, asked.dataset or "", one) for one in asked.sample_ids or ()})
-    return hash_body({**fields, **newer, "validate_only": False, "method": method, "samples": samples}, key=key)
-
-
-def hash_body(body: object, *, key: bytes) -> str:
-    """Give the SHA-256 (hex) by which a body is known when it comes again.
-
-    In place of IDs it must have keyed hashes, under the oldest key: a hash of IDs could be tried out by a reader of the ledger.
-    Like the hashes there it is hashed on to the later keys, so it outlives a rotation.
-    """
-    return rehash(bytes.fromhex(canonical_sha256(body)), key[KEY_BYTES:]).hex()
+        newer["subjects"] = samples_sha256(set(people))
+    return {**fields, **newer, "validate_only": False, "method": method, "samples": samples_sha256(set(samples))}

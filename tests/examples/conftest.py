@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from expunge.operator.deployment import Deployment
 from ledger.jobs.jobs import get_job, get_report
 from ledger.registry.access import ensure_tenant, issue_key
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
@@ -58,11 +58,13 @@ class Site:
         with self.sessions.begin() as session:
             request = submit(
                 session,
-                tenant_id=self.tenant_id,
-                caller="test",
-                dataset=dataset,
-                digests=[sample_digest(KEY, dataset, sample) for sample in ids],
-                batch_window=timedelta(0),
+                Submission(
+                    tenant_id=self.tenant_id,
+                    caller="test",
+                    datasets=[dataset],
+                    digests=[sample_digest(KEY, dataset, sample) for sample in ids],
+                ),
+                window=timedelta(0),
             )
         joined = request.targets[0].job
         assert joined is not None

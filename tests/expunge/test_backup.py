@@ -26,7 +26,7 @@ from expunge.stack.folder import Folder
 from expunge.stack.postgres import binaries
 from expunge.stack.stack import run_database
 from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.tables import Base
 from ledger.transparency.log import tree_head
@@ -64,7 +64,9 @@ def ask(session: Session, samples: list[str]) -> UUID | None:
     digests = [sample_digest(KEY, "few-digits", sample) for sample in samples]
     tenant = ensure_tenant(session, "default")
     view = submit(
-        session, tenant_id=tenant, caller="test", dataset="few-digits", digests=digests, batch_window=timedelta(0)
+        session,
+        Submission(tenant_id=tenant, caller="test", datasets=["few-digits"], digests=digests),
+        window=timedelta(0),
     )
     job = view.targets[0].job
     return None if job is None else job.id

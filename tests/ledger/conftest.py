@@ -16,7 +16,7 @@ from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.requests.requests import get_request
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from report.document import read
@@ -42,12 +42,13 @@ class World:
     sessions: sessionmaker[Session]
     tenant_id: UUID
 
-    def submit(self, *numbers, **changes):
-        given = {"models": ["small"], "batch_window": timedelta(0)} | changes
+    def submission(self, *numbers, **changes):
+        given = {"caller": "portal", "datasets": ["digits"], "digests": digests(*numbers), "models": ["small"]}
+        return Submission(tenant_id=self.tenant_id, **given | changes)
+
+    def submit(self, *numbers, window=timedelta(0), idempotency=None, **changes):
         with self.sessions.begin() as session:
-            return submit(
-                session, tenant_id=self.tenant_id, caller="portal", dataset="digits", digests=digests(*numbers), **given
-            )
+            return submit(session, self.submission(*numbers, **changes), window=window, idempotency=idempotency)
 
     def claim(self, job_id, worker="worker"):
         with self.sessions.begin() as session:

@@ -24,7 +24,7 @@ def submit(world, chance):
         models=chance.choice([None, ["small"], ["large", "small"]]),
         method=chance.choice([None, None, LTU, IEU]),
         expedite=chance.random() < 0.1,
-        batch_window=timedelta(seconds=chance.choice([0, 0.2])),
+        window=timedelta(seconds=chance.choice([0, 0.2])),
     )
 
 

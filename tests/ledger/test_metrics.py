@@ -171,7 +171,7 @@ def test_nothing_waits_in_an_empty_world(world):
 
 
 def test_a_wake_up_counts_from_its_jobs_closing_time(world):
-    world.submit(1, batch_window=timedelta(hours=1))
+    world.submit(1, window=timedelta(hours=1))
     with world.sessions() as session:
         assert metrics.outbox_backlog(session) == NONE
 

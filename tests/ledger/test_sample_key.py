@@ -3,7 +3,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from sqlalchemy import LargeBinary, delete, func, select, text
@@ -13,7 +12,6 @@ from ledger.errors import ModelBusy, NoSamplesMatch, WrongSampleKey
 from ledger.registry.references import ReferenceFile, find_references, register_references
 from ledger.requests import do_not_train, uploads
 from ledger.requests.idempotency import Idempotency
-from ledger.requests.submission import submit
 from ledger.resources import SampleCounts
 from ledger.sample_ids import commit_to_subject, key_fingerprint, rehash, sample_digest, seal, subject_digest
 from ledger.sample_key import check_sample_key, hashed_tables, rotate_sample_key
@@ -59,7 +57,8 @@ def used(world):
         with uploads.receive_digests(session) as copy:
             uploads.send_subjects(copy, [(*people("bob"), 1, commit_to_subject(KEY, "bob"))])
         uploads.store_upload(session, tenant_id=world.tenant_id, dataset=None)
-    asked = ask(world, "ann", key=KEY, idempotency=Idempotency(key="k", body_sha256="cd" * 32))
+    given = Idempotency(tenant_id=world.tenant_id, caller="portal", key="k", body_sha256="cd" * 32)
+    asked = ask(world, "ann", key=KEY, idempotency=given)
     claim = world.claim(asked.targets[0].job.id)
     names = {digest: f"person-{number}" for number, digest in enumerate(digests(*range(100)))}
     commitment = commit_samples("digits", ((one, names[one]) for one in claim.forget))
@@ -73,17 +72,11 @@ def used(world):
 
 
 def ask(world, *names, key, numbers=(), **more):
-    given = {"models": ["small"], "batch_window": timedelta(0)} | more
-    with world.sessions.begin() as session:
-        return submit(
-            session,
-            tenant_id=world.tenant_id,
-            caller="portal",
-            dataset="digits",
-            subjects={subject_digest(key, name): commit_to_subject(key, name) for name in names},
-            digests=[sample_digest(key, "digits", f"person-{number}") for number in numbers],
-            **given,
-        )
+    return world.submit(
+        subjects={subject_digest(key, name): commit_to_subject(key, name) for name in names},
+        digests=[sample_digest(key, "digits", f"person-{number}") for number in numbers],
+        **more,
+    )
 
 
 def rotate(world, rewrite=None, old=KEY, new=NEW):

@@ -115,7 +115,7 @@ class Ledger(RuleBasedStateMachine):
     def submit(self, samples, models, method, expedite, window):
         try:
             request = self.world.submit(
-                *samples, models=models, method=method, expedite=expedite, batch_window=timedelta(seconds=window)
+                *samples, models=models, method=method, expedite=expedite, window=timedelta(seconds=window)
             )
         except NoSamplesMatch:
             return multiple()

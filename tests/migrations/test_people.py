@@ -22,11 +22,9 @@ BEFORE = "0034"
 def test_a_request_of_the_version_before_keeps_its_people(world: World, newest_database_url: str) -> None:
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6, 99))
-        asked = {"caller": "portal", "dataset": "digits", "batch_window": timedelta(0)}
-        request = submit(
-            session, tenant_id=world.tenant_id, subjects=committed("ann", "eve"), models=["small", "large"], **asked
-        )
-        submit(session, tenant_id=world.tenant_id, digests=digests(7), **asked)
+        of_people = world.submission(subjects=committed("ann", "eve"), models=["small", "large"])
+        request = submit(session, of_people, window=timedelta(0))
+        submit(session, world.submission(7, models=None), window=timedelta(0))
     command.downgrade(configuration(newest_database_url), BEFORE)
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(8))

@@ -5,7 +5,7 @@ from datetime import timedelta
 from alembic import command
 
 from ledger.requests import uploads
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import World, digests
@@ -21,12 +21,10 @@ def test_requests_and_uploads_of_the_version_before_go_on(world: World, newest_d
     with world.sessions.begin() as session:
         by_person = submit(
             session,
-            tenant_id=world.tenant_id,
-            caller="portal",
-            dataset=None,
-            subjects=committed("ann"),
-            models=["small"],
-            batch_window=timedelta(0),
+            Submission(
+                tenant_id=world.tenant_id, caller="portal", datasets=None, subjects=committed("ann"), models=["small"]
+            ),
+            window=timedelta(0),
         )
     sent = {}
     for dataset, given in ((None, people("ann")), ("digits", digests(7))):
@@ -45,12 +43,14 @@ def test_requests_and_uploads_of_the_version_before_go_on(world: World, newest_d
     with world.sessions.begin() as session:
         later = submit(
             session,
-            tenant_id=world.tenant_id,
-            caller="portal",
-            dataset="digits",
-            upload_id=sent["digits"].id,
-            models=["small"],
-            batch_window=timedelta(0),
+            Submission(
+                tenant_id=world.tenant_id,
+                caller="portal",
+                datasets=["digits"],
+                upload_id=sent["digits"].id,
+                models=["small"],
+            ),
+            window=timedelta(0),
         )
     job_id = later.targets[0].job.id
     world.finish(world.claim(job_id))

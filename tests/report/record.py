@@ -19,7 +19,7 @@ from expunge.operator.registration import register_new_version, register_workloa
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.claims import claim
 from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from report.document import Document
@@ -80,12 +80,14 @@ def test_record(
     with sessions.begin() as session:
         request = submit(
             session,
-            tenant_id=ensure_tenant(session, "default"),
-            caller="recorder",
-            dataset="tiny-digits",
-            digests=[sample_digest(KEY, "tiny-digits", sample) for sample in forgotten],
-            method={"kind": case.method},
-            batch_window=timedelta(0),
+            Submission(
+                tenant_id=ensure_tenant(session, "default"),
+                caller="recorder",
+                datasets=["tiny-digits"],
+                digests=[sample_digest(KEY, "tiny-digits", sample) for sample in forgotten],
+                method={"kind": case.method},
+            ),
+            window=timedelta(0),
         )
     job = request.targets[0].job
     assert job is not None

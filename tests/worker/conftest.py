@@ -20,7 +20,7 @@ from expunge.operator.training import Trained, train_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
 from tests.fixtures.postgresql import Filled
@@ -96,12 +96,14 @@ class Bench:
         with self.sessions.begin() as session:
             view = submit(
                 session,
-                tenant_id=self.tenant_id,
-                caller="test",
-                dataset="tiny-digits",
-                digests=[sample_digest(KEY, "tiny-digits", sample) for sample in sample_ids],
-                method=method,
-                batch_window=timedelta(0),
+                Submission(
+                    tenant_id=self.tenant_id,
+                    caller="test",
+                    datasets=["tiny-digits"],
+                    digests=[sample_digest(KEY, "tiny-digits", sample) for sample in sample_ids],
+                    method=method,
+                ),
+                window=timedelta(0),
             )
         job_id = view.targets[0].job.id
         assert job_id is not None

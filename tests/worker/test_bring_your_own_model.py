@@ -21,7 +21,7 @@ from expunge.operator.training import train_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from tests.fixtures.registration import RETRAINED
@@ -146,11 +146,13 @@ def ask(sessions: sessionmaker[Session], sample_ids: list[str], *, dataset: str 
     with sessions.begin() as session:
         view = submit(
             session,
-            tenant_id=ensure_tenant(session, "default"),
-            caller="test",
-            dataset=dataset,
-            digests=[sample_digest(KEY, dataset, sample) for sample in sample_ids],
-            batch_window=timedelta(0),
+            Submission(
+                tenant_id=ensure_tenant(session, "default"),
+                caller="test",
+                datasets=[dataset],
+                digests=[sample_digest(KEY, dataset, sample) for sample in sample_ids],
+            ),
+            window=timedelta(0),
         )
     job_id = view.targets[0].job.id
     assert job_id is not None

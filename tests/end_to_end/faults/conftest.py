@@ -23,7 +23,7 @@ from expunge.operator.training import Trained
 from expunge.stack.process import Child, await_ready, start, stop
 from expunge.stack.stack import Stack
 from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 from tests.end_to_end.conftest import GATED, Gates
@@ -72,11 +72,13 @@ class Scene:
         with self.sessions.begin() as session:
             request = submit(
                 session,
-                tenant_id=ensure_tenant(session, "default"),
-                caller="test",
-                dataset=name,
-                digests=[sample_digest(self.where.sample_key, name, sample) for sample in SAMPLES],
-                batch_window=timedelta(0),
+                Submission(
+                    tenant_id=ensure_tenant(session, "default"),
+                    caller="test",
+                    datasets=[name],
+                    digests=[sample_digest(self.where.sample_key, name, sample) for sample in SAMPLES],
+                ),
+                window=timedelta(0),
             )
             session.execute(text("DELETE FROM outbox"))
         return request.targets[0].job.id

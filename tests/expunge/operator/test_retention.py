@@ -21,7 +21,7 @@ from ledger.errors import NotInReport, UnknownEntry
 from ledger.events.hand_overs import plan_hand_overs, record_success, take_hand_over
 from ledger.registry.access import issue_key
 from ledger.registry.versions import record_fetch
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import sample_digest
 from ledger.tables import Job, Model, ModelVersion
 from ledger.transparency.commitments import prove_inclusion
@@ -204,12 +204,8 @@ def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
         tenant = set_up(session).tenant_id
         request = submit(
             session,
-            tenant_id=tenant,
-            caller="test",
-            dataset="scans",
-            digests=[digest],
-            expedite=True,
-            batch_window=timedelta(0),
+            Submission(tenant_id=tenant, caller="test", datasets=["scans"], digests=[digest], expedite=True),
+            window=timedelta(0),
         )
     report_id = publish_job(sessions, str(request.targets[0].job.id))
     with sessions.begin() as session:

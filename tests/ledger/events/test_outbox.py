@@ -45,14 +45,14 @@ def test_what_was_rolled_back_announces_nothing(world):
 
 
 def test_a_job_with_a_window_is_woken_when_it_closes_and_earlier_once_it_is_expedited(world):
-    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
+    job_id = world.submit(1, window=timedelta(hours=1)).targets[0].job.id
     assert take(world) == []
     world.submit(2, expedite=True)
     assert woken(world) == [job_id]
 
 
 def test_a_job_closed_by_another_method_is_woken_with_the_one_that_follows(world):
-    first = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
+    first = world.submit(1, window=timedelta(hours=1)).targets[0].job.id
     second = world.submit(2, method=IEU).targets[0].job.id
     assert sorted(woken(world)) == sorted([first, second])
 

@@ -104,7 +104,7 @@ def test_a_job_past_its_closing_time_can_be_approved_before_a_worker_claims_it(w
 
 def test_a_job_that_still_takes_requests_cannot_be_approved(world):
     need(world, jobs=True)
-    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
+    job_id = world.submit(1, window=timedelta(hours=1)).targets[0].job.id
     with pytest.raises(NotAwaiting):
         decide(world, approve, job_id)
 

@@ -105,7 +105,7 @@ def test_only_a_failed_job_is_retried_and_then_has_all_its_tries(world):
 def test_a_retried_job_and_the_open_one_do_not_meet(world):
     failed = world.submit_and_claim(1)
     world.fail(failed, Reason.WORKLOAD_FAILED)
-    later = world.submit(2, batch_window=timedelta(hours=1)).targets[0].job.id
+    later = world.submit(2, window=timedelta(hours=1)).targets[0].job.id
     retry(world, failed.job_id)
     assert world.sweep().wake == [failed.job_id]
     assert world.job(later).state == JobState.QUEUED

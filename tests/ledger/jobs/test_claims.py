@@ -257,7 +257,7 @@ def test_a_wait_from_before_the_clock_stepped_back_is_cut_to_the_longest_there_i
 
 
 def test_a_job_opened_before_the_clock_stepped_back_closes_now(world):
-    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
+    job_id = world.submit(1, window=timedelta(hours=1)).targets[0].job.id
     assert world.sweep().wake == []
     with world.sessions.begin() as session:
         moved = "created_at = created_at + interval '1 day', cut_off = cut_off + interval '1 day'"

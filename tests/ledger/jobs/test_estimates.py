@@ -41,12 +41,12 @@ def test_later_it_is_the_median_and_the_range_of_the_last_jobs(world):
 
 
 def test_the_job_that_runs_now_comes_first(world):
-    alone = world.submit(1, batch_window=timedelta(hours=1))
+    alone = world.submit(1, window=timedelta(hours=1))
     closes_at = alone.targets[0].job.cut_off
     assert estimate_of(world, alone).finish_at == closes_at + timedelta(seconds=37.5)
     world.submit(2, expedite=True)
     world.claim(alone.targets[0].job.id)
-    behind = world.submit(3, batch_window=timedelta(hours=1))
+    behind = world.submit(3, window=timedelta(hours=1))
     assert estimate_of(world, behind).finish_at == behind.targets[0].job.cut_off + timedelta(seconds=75)
 
 
@@ -128,8 +128,8 @@ def test_a_default_policy_becomes_the_one_with_references_and_another_stays_but_
 
 
 def test_the_chance_of_a_verdict_is_that_of_all_the_job_s_samples(world):
-    world.submit(1, 2, batch_window=timedelta(hours=1))
-    request = world.submit(2, 3, 90, batch_window=timedelta(hours=1))  # 2 twice; 90 is none of the model's
+    world.submit(1, 2, window=timedelta(hours=1))
+    request = world.submit(2, 3, 90, window=timedelta(hours=1))  # 2 twice; 90 is none of the model's
     register(world, power_by_size=POWER, samples_needed=10)
     found = chance_of(world, request)
     assert (found.samples, found.probability, found.samples_needed) == (3, pytest.approx(0.6), 10)

@@ -25,7 +25,7 @@ def reach_closing_time(world):
 
 
 def test_requests_for_one_model_share_a_job(world):
-    first, second = world.submit(1, batch_window=HOUR), world.submit(1, 2, batch_window=HOUR)
+    first, second = world.submit(1, window=HOUR), world.submit(1, 2, window=HOUR)
     assert first.targets[0].job.id == second.targets[0].job.id
     assert second.targets[0].job.cut_off == first.targets[0].job.cut_off
     assert first.targets[0].job.cut_off - first.created_at <= HOUR + timedelta(minutes=1)
@@ -35,7 +35,7 @@ def test_requests_for_one_model_share_a_job(world):
 
 
 def test_a_job_is_not_claimed_before_it_closes(world):
-    job_id = world.submit(1, batch_window=HOUR).targets[0].job.id
+    job_id = world.submit(1, window=HOUR).targets[0].job.id
     assert world.claim(job_id) is None
     assert world.sweep().wake == []
     reach_closing_time(world)
@@ -69,15 +69,15 @@ def test_what_was_erased_before_does_not_count_among_the_samples_of_a_job(world)
 
 
 def test_an_expedited_request_does_not_wait_for_the_window(world):
-    world.submit(1, batch_window=HOUR)
-    target = world.submit(2, batch_window=HOUR, expedite=True).targets[0]
+    world.submit(1, window=HOUR)
+    target = world.submit(2, window=HOUR, expedite=True).targets[0]
     assert target.job.cut_off_reason == ClosingReason.EXPEDITE
     assert world.claim(target.job.id).requests == 2
 
 
 def test_a_near_deadline_closes_the_job_earlier(world):
-    relaxed = world.submit(1, batch_window=timedelta(days=10)).targets[0]
-    urgent = world.submit(2, batch_window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
+    relaxed = world.submit(1, window=timedelta(days=10)).targets[0]
+    urgent = world.submit(2, window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
     target = urgent.targets[0]
     assert target.job.id == relaxed.job.id
     assert target.job.cut_off == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
@@ -104,9 +104,9 @@ def test_a_job_closes_at_the_earlier_of_window_and_latest_start(window, due, dur
 
 
 def test_another_method_closes_the_open_job_and_opens_the_next(world):
-    ltu = world.submit(1, method=LTU, batch_window=HOUR).targets[0]
-    ieu = world.submit(2, method=IEU, batch_window=HOUR).targets[0]
-    again = world.submit(3, method=dict(IEU), batch_window=HOUR).targets[0]
+    ltu = world.submit(1, method=LTU, window=HOUR).targets[0]
+    ieu = world.submit(2, method=IEU, window=HOUR).targets[0]
+    again = world.submit(3, method=dict(IEU), window=HOUR).targets[0]
     assert ltu.job.id != ieu.job.id == again.job.id
     closed = world.job(ltu.job.id)
     assert (closed.cut_off_reason, closed.samples) == (ClosingReason.METHOD, 1)
@@ -121,9 +121,9 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
 def test_requests_for_a_method_whose_numbers_json_writes_otherwise_share_a_job(world):
     """PostgreSQL gives 1.59e308 back as an integer of 309 digits, which is not the same number."""
     odd = {"kind": "gradient_ascent", "stop": {"allowed_drop": 1.5948263347682487e308, "tolerance": 9203676758055938.0}}
-    first, second = (world.submit(number, method=odd, batch_window=HOUR).targets[0].job for number in (1, 2))
+    first, second = (world.submit(number, method=odd, window=HOUR).targets[0].job for number in (1, 2))
     assert first.id == second.id
-    assert world.submit(3, method=IEU, batch_window=HOUR).targets[0].job.id != first.id
+    assert world.submit(3, method=IEU, window=HOUR).targets[0].job.id != first.id
 
 
 def test_a_policy_goes_on_after_the_requested_method():
@@ -140,7 +140,7 @@ def test_many_requests_at_once_open_one_job(world):
 
     def send(number):
         ready.wait()
-        jobs.append(world.submit(number, batch_window=HOUR).targets[0].job.id)
+        jobs.append(world.submit(number, window=HOUR).targets[0].job.id)
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -208,14 +208,14 @@ def configure(world, **settings):
 
 def test_with_too_few_samples_a_job_waits_for_more_and_never_past_the_last_start(world):
     configure(world, batch_until_samples=4)
-    first = world.submit(1, 2, batch_window=HOUR)
+    first = world.submit(1, 2, window=HOUR)
     waiting = first.targets[0].job
     assert waiting.cut_off == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION - DEADLINE_RESERVE
     assert waiting.cut_off_reason == ClosingReason.DEADLINE
 
-    still = world.submit(3, batch_window=HOUR).targets[0].job
+    still = world.submit(3, window=HOUR).targets[0].job
     assert (still.id, still.cut_off) == (waiting.id, waiting.cut_off)
-    enough = world.submit(4, batch_window=HOUR)
+    enough = world.submit(4, window=HOUR)
     closing = enough.targets[0].job
     assert (closing.id, closing.cut_off_reason) == (waiting.id, ClosingReason.WINDOW)
     assert closing.cut_off - enough.created_at <= HOUR + timedelta(minutes=1)
@@ -239,8 +239,8 @@ def test_requests_that_come_at_once_are_enough_together(world, monkeypatch):
         return found
 
     monkeypatch.setattr(submission, "join_job", join_in_turn)
-    other = threading.Thread(target=world.submit, args=(3, 4), kwargs={"batch_window": HOUR})
-    job_id = world.submit(1, 2, batch_window=HOUR).targets[0].job.id
+    other = threading.Thread(target=world.submit, args=(3, 4), kwargs={"window": HOUR})
+    job_id = world.submit(1, 2, window=HOUR).targets[0].job.id
     other.join(PATIENCE)
     assert len(joined) == 2
     assert world.job(job_id).cut_off_reason is ClosingReason.WINDOW
@@ -257,13 +257,13 @@ def test_waiting_for_samples_is_turned_off_and_is_passed_by_an_expedited_request
 
 
 def test_a_job_escalates_as_the_request_that_asks_for_most(world):
-    first = world.submit(1, batch_window=HOUR, escalate=Escalation.NEVER).targets[0].job.id
+    first = world.submit(1, window=HOUR, escalate=Escalation.NEVER).targets[0].job.id
     assert world.job(first).escalate is Escalation.NEVER
-    world.submit(2, batch_window=HOUR)
+    world.submit(2, window=HOUR)
     assert world.job(first).escalate is Escalation.WHEN_IT_CAN_HELP
-    asked = world.submit(3, batch_window=HOUR, escalate=Escalation.ALWAYS)
+    asked = world.submit(3, window=HOUR, escalate=Escalation.ALWAYS)
     assert asked.escalate is Escalation.ALWAYS
-    world.submit(4, batch_window=HOUR, escalate=Escalation.NEVER)
+    world.submit(4, window=HOUR, escalate=Escalation.NEVER)
     assert world.job(first).escalate is Escalation.ALWAYS
     reach_closing_time(world)
     assert world.claim(first).escalate is Escalation.ALWAYS
@@ -285,8 +285,8 @@ def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each
     with world.sessions() as session:
         first = session.scalars(select(Model.name).order_by(Model.id)).first()
     hour = timedelta(hours=1)
-    withdrawn = world.submit(1, models=None, batch_window=hour)
-    world.submit(2, models=[first], method=IEU, batch_window=hour)  # the first model's job of both is closed by it
+    withdrawn = world.submit(1, models=None, window=hour)
+    world.submit(2, models=[first], method=IEU, window=hour)  # the first model's job of both is closed by it
     joined, locked, errors = threading.Event(), threading.Event(), []
     join, stop = submission.join_job, cancellation.stop_job
 
@@ -318,7 +318,7 @@ def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each
     monkeypatch.setattr(cancellation, "stop_job", stop_after_all_are_locked)
     threads = [
         threading.Thread(target=act, args=(what,))
-        for what in (lambda: world.submit(3, models=None, method=IEU, expedite=True, batch_window=hour), cancel)
+        for what in (lambda: world.submit(3, models=None, method=IEU, expedite=True, window=hour), cancel)
     ]
     for thread in threads:
         thread.start()

@@ -122,7 +122,7 @@ def test_a_dismissal_keeps_the_state_and_records_who_and_why(world):
 
 
 def test_only_what_ended_and_is_still_owed_can_be_dismissed_and_only_once(world):
-    waiting = world.submit(1, batch_window=timedelta(hours=1))
+    waiting = world.submit(1, window=timedelta(hours=1))
     with nothing_written(world), pytest.raises(TooLate, match="cancel it"):
         dismiss(world, waiting)
     cancel(world, waiting)
@@ -142,7 +142,7 @@ def test_only_what_ended_and_is_still_owed_can_be_dismissed_and_only_once(world)
 
 @pytest.mark.parametrize("settle", [cancel, dismiss])
 def test_a_retry_of_a_shared_job_leaves_out_who_left_it(world, settle):
-    first = world.submit(1, 2, batch_window=timedelta(hours=1))
+    first = world.submit(1, 2, window=timedelta(hours=1))
     second = world.submit(2, 3, expedite=True)
     job_id = second.targets[0].job.id
     assert first.targets[0].job.id == job_id
@@ -160,14 +160,14 @@ def test_a_retry_of_a_shared_job_leaves_out_who_left_it(world, settle):
 def wait_for_approval(world):
     """Two requests on a closed job that nobody has approved."""
     ask_for_approval(world, jobs=True)
-    first, second = world.submit(1, 2, batch_window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
+    first, second = world.submit(1, 2, window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
     assert world.claim(second.targets[0].job.id) is None
     return first, second
 
 
 def wait_for_a_retry(world):
     """Two requests on a job that has run out of memory, and has saved a checkpoint."""
-    first, second = world.submit(1, 2, batch_window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
+    first, second = world.submit(1, 2, window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
     claim = world.claim(second.targets[0].job.id)
     with world.sessions.begin() as session:
         record_checkpoint(session, claim, sha256="ab" * 32, step=3, total=9)
@@ -178,7 +178,7 @@ def wait_for_a_retry(world):
 def wait_behind_another_job(world):
     """Two requests on a job that has closed while another job of the model runs."""
     world.submit_and_claim(9)
-    first, second = (world.submit(*numbers, batch_window=timedelta(hours=1)) for numbers in ((1, 2), (2, 3)))
+    first, second = (world.submit(*numbers, window=timedelta(hours=1)) for numbers in ((1, 2), (2, 3)))
     world.submit(8, method=IEU)  # closes it
     return first, second
 
@@ -260,7 +260,7 @@ def test_the_deadline_of_a_failed_request_can_be_extended(world):
     with world.sessions.begin() as session:
         found = extend_deadline(session, tenant_id=world.tenant_id, request_id=request.id, reason="Many models.")
     assert found.due_at > request.due_at
-    cancelled = cancel(world, world.submit(2, batch_window=timedelta(hours=1)))
+    cancelled = cancel(world, world.submit(2, window=timedelta(hours=1)))
     with pytest.raises(TooLate), world.sessions.begin() as session:
         extend_deadline(session, tenant_id=world.tenant_id, request_id=cancelled.id, reason="Many models.")
 
@@ -282,7 +282,7 @@ def test_every_failure_is_counted_and_a_retry_takes_none_back(world):
 def test_requests_are_counted_once_each_by_when_they_are_due(world):
     earliest = world.submit(50, models=["large"], received_at=LONG_AGO).due_at
     for number, hours in enumerate((-1, 71, 73, 169), start=1):
-        request = world.submit(number, batch_window=timedelta(hours=1))
+        request = world.submit(number, window=timedelta(hours=1))
         with world.sessions.begin() as session:
             due_at = func.clock_timestamp() + timedelta(hours=hours)
             session.execute(update(UnlearnRequest).where(UnlearnRequest.id == request.id).values(due_at=due_at))

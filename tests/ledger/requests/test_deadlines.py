@@ -16,7 +16,6 @@ from ledger.requests.deadlines import (
     extend_deadline,
     extended_due_at,
     mark_overdue,
-    offset_seconds,
     rule,
 )
 from ledger.tables import UnlearnRequest
@@ -125,7 +124,7 @@ def stored(regulation, received, *, offset_is_kept=True):
     return UnlearnRequest(
         regulation=regulation,
         received_at=received.astimezone(UTC),
-        received_offset=offset_seconds(received) if offset_is_kept else None,
+        received_offset=received.utcoffset().total_seconds() if offset_is_kept else None,
         due_at=due_at(regulation, received).astimezone(UTC),
     )
 
@@ -152,7 +151,7 @@ def test_an_extended_request_has_its_own_zones_deadline(world, received, due):
     request = world.submit(1, received_at=datetime.now(made.tzinfo) - timedelta(hours=1))
     with world.sessions.begin() as session:
         row = session.get_one(UnlearnRequest, request.id, with_for_update=True)
-        assert row.received_offset == offset_seconds(made)
+        assert row.received_offset == made.utcoffset().total_seconds()
         row.received_at, row.due_at = made, datetime.now(UTC) + timedelta(days=1)
     with world.sessions.begin() as session:
         extended = extend_deadline(session, tenant_id=world.tenant_id, request_id=request.id, reason="five models")

@@ -7,59 +7,44 @@ from sqlalchemy import text
 from ledger.errors import IdempotencyInProgress, IdempotencyMismatch, NoSamplesMatch
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.submission import submit
-from tests.ledger.conftest import digests, nothing_written
+from tests.ledger.conftest import nothing_written
 from worker.cleanup import delete_expired_rows
 
-KEY = Idempotency(key="8e03978e", body_sha256="00" * 32)
+
+def key(world, body="00" * 32, caller="portal"):
+    return Idempotency(tenant_id=world.tenant_id, caller=caller, key="8e03978e", body_sha256=body)
 
 
 def test_the_same_key_and_body_give_the_same_request_and_write_nothing(world):
-    first = world.submit(1, idempotency=KEY)
+    first = world.submit(1, idempotency=key(world))
     with nothing_written(world):
-        assert world.submit(1, idempotency=KEY).id == first.id
+        assert world.submit(1, idempotency=key(world)).id == first.id
 
 
 def test_the_same_key_with_another_body_is_refused(world):
-    world.submit(1, idempotency=KEY)
+    world.submit(1, idempotency=key(world))
     with nothing_written(world), pytest.raises(IdempotencyMismatch):
-        world.submit(2, idempotency=Idempotency(key=KEY.key, body_sha256="11" * 32))
+        world.submit(2, idempotency=key(world, body="11" * 32))
 
 
 def test_a_key_is_its_callers_own(world):
-    first = world.submit(1, idempotency=KEY)
-    with world.sessions.begin() as session:
-        other = submit(
-            session,
-            tenant_id=world.tenant_id,
-            caller="somebody else",
-            dataset="digits",
-            digests=digests(1),
-            batch_window=timedelta(0),
-            idempotency=KEY,
-        )
+    first = world.submit(1, idempotency=key(world))
+    other = world.submit(1, caller="somebody else", idempotency=key(world, caller="somebody else"))
     assert other.id != first.id
 
 
 def test_while_the_first_is_running_the_second_is_refused(world):
     with world.sessions.begin() as session:
-        submit(
-            session,
-            tenant_id=world.tenant_id,
-            caller="portal",
-            dataset="digits",
-            digests=digests(1),
-            batch_window=timedelta(0),
-            idempotency=KEY,
-        )
+        submit(session, world.submission(1), window=timedelta(0), idempotency=key(world))
         with pytest.raises(IdempotencyInProgress):
-            world.submit(1, idempotency=KEY)
+            world.submit(1, idempotency=key(world))
     assert world.count("unlearn_requests") == 1
 
 
 def test_a_refused_first_use_leaves_the_key_free(world):
     with pytest.raises(NoSamplesMatch):
-        world.submit(500, idempotency=KEY)
-    world.submit(2, idempotency=Idempotency(key=KEY.key, body_sha256="11" * 32))
+        world.submit(500, idempotency=key(world))
+    world.submit(2, idempotency=key(world, body="11" * 32))
 
 
 def test_of_many_at_once_one_is_recorded(world):
@@ -69,7 +54,7 @@ def test_of_many_at_once_one_is_recorded(world):
     def send():
         ready.wait()
         try:
-            answers.append(world.submit(1, idempotency=KEY).id)
+            answers.append(world.submit(1, idempotency=key(world)).id)
         except IdempotencyInProgress:
             answers.append(None)
 
@@ -83,12 +68,12 @@ def test_of_many_at_once_one_is_recorded(world):
 
 
 def test_a_key_is_kept_for_thirty_days(world):
-    first = world.submit(1, idempotency=KEY)
+    first = world.submit(1, idempotency=key(world))
     age(world, "29 days")
     delete_expired_rows(world.sessions)
-    assert world.submit(1, idempotency=KEY).id == first.id
+    assert world.submit(1, idempotency=key(world)).id == first.id
     age(world, "2 days")
-    assert world.submit(1, idempotency=Idempotency(key=KEY.key, body_sha256="22" * 32)).id != first.id
+    assert world.submit(1, idempotency=key(world, body="22" * 32)).id != first.id
     age(world, "31 days")
     delete_expired_rows(world.sessions)
     assert world.count("idempotency_keys") == 0

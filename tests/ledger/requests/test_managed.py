@@ -58,8 +58,7 @@ def send(
     with world.sessions.begin() as session:
 
         def record():
-            given = {"caller": "portal", "models": ["small"], "batch_window": timedelta(), "received_at": received_at}
-            return submit(session, tenant_id=world.tenant_id, dataset="digits", digests=digests(sample), **given)
+            return submit(session, world.submission(sample, received_at=received_at), window=timedelta())
 
         return submit_managed(session, received, record, tenant_id=world.tenant_id, quiet=quiet)
 

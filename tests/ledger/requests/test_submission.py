@@ -26,7 +26,7 @@ from ledger.requests.cancellation import cancel_request
 from ledger.requests.deadlines import extend_deadline
 from ledger.requests.do_not_train import of_dataset, read_digests
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.resources import SampleCounts, SubjectCounts
 from ledger.sample_ids import commit_to_subject, sample_digest, samples_sha256, subject_digest
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
@@ -51,9 +51,7 @@ def test_a_request_tells_what_it_means_for_each_sample(world):
     (target,) = request.targets
     assert (target.model, target.samples.accepted, target.samples.not_in_training_set) == ("small", 2, 2)
     with world.sessions() as session:
-        missing = list_request_samples(
-            session, tenant_id=world.tenant_id, request_id=request.id, outcome=SampleOutcome.NOT_IN_TRAINING_SET
-        )
+        missing = list_request_samples(session, request.id, SampleOutcome.NOT_IN_TRAINING_SET)
     assert set(missing) == set(digests(90, 500))
 
 
@@ -116,7 +114,9 @@ def test_another_tenant_sees_nothing(world):
                 call(session, tenant_id=other, request_id=request.id)
         with pytest.raises(UnknownDataset):
             submit(
-                session, tenant_id=other, caller="x", dataset="digits", digests=digests(1), batch_window=timedelta(0)
+                session,
+                Submission(tenant_id=other, caller="x", datasets=["digits"], digests=digests(1)),
+                window=timedelta(0),
             )
         assert list_requests(session, tenant_id=other).items == []
 
@@ -172,8 +172,8 @@ def test_a_list_can_be_filtered(world):
 
 
 def test_a_request_leaves_a_job_that_has_not_closed(world):
-    stays = world.submit(1, batch_window=timedelta(hours=1))
-    goes = world.submit(2, batch_window=timedelta(hours=1))
+    stays = world.submit(1, window=timedelta(hours=1))
+    goes = world.submit(2, window=timedelta(hours=1))
     job_id = stays.targets[0].job.id
     assert world.job(job_id).requests == 2
     assert cancel(world, goes).state == RequestState.CANCELLED
@@ -185,10 +185,10 @@ def test_a_request_leaves_a_job_that_has_not_closed(world):
 
 
 def test_a_job_that_everybody_leaves_ends(world):
-    request = world.submit(1, batch_window=timedelta(hours=1))
+    request = world.submit(1, window=timedelta(hours=1))
     cancel(world, request)
     assert world.job(request.targets[0].job.id).state == JobState.CANCELLED
-    assert world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id != request.targets[0].job.id
+    assert world.submit(1, window=timedelta(hours=1)).targets[0].job.id != request.targets[0].job.id
 
 
 def test_a_request_alone_on_its_running_job_is_cancelled_by_the_worker(world):
@@ -236,11 +236,8 @@ def test_many_samples_take_as_many_statements_as_few_from_the_request_to_the_new
             with world.sessions.begin() as session:
                 request = submit(
                     session,
-                    tenant_id=world.tenant_id,
-                    caller="portal",
-                    dataset=name,
-                    digests=samples,
-                    batch_window=timedelta(0),
+                    Submission(tenant_id=world.tenant_id, caller="portal", datasets=[name], digests=samples),
+                    window=timedelta(0),
                 )
             claim = world.claim(request.targets[0].job.id)
             world.finish(claim)
@@ -295,10 +292,8 @@ def peopled(world):
     return world
 
 
-def ask(world, *names, dataset=None, **more):
-    given = {"batch_window": timedelta(0), "subjects": committed(*names)} | more
-    with world.sessions.begin() as session:
-        return submit(session, tenant_id=world.tenant_id, caller="portal", dataset=dataset, **given)
+def ask(world, *names, datasets=None, models=None, **more):
+    return world.submit(datasets=datasets, models=models, subjects=committed(*names), **more)
 
 
 def listed_names(world, find, name):
@@ -321,9 +316,9 @@ def test_a_person_is_unlearned_from_every_model_of_every_dataset(peopled):
 
 
 def test_one_dataset_or_a_list_of_them_limits_whose_samples_are_meant(peopled):
-    one = ask(peopled, "ann", dataset="letters")
+    one = ask(peopled, "ann", datasets=["letters"])
     assert (models(one), one.datasets, one.every_dataset) == ([("spam", 2)], ("letters",), False)
-    several = ask(peopled, "ann", dataset=["letters", "empty", "letters"])
+    several = ask(peopled, "ann", datasets=["letters", "empty", "letters"])
     assert (models(several), several.dataset, several.datasets) == ([("spam", 2)], "letters", ("empty", "letters"))
 
 
@@ -354,7 +349,7 @@ def test_a_request_that_names_models_concerns_no_other_model_and_no_other_datase
 
 
 def test_each_person_is_counted_once_and_a_shared_sample_once(peopled):
-    request = ask(peopled, "ann", "bob", "stranger", "ann", dataset="digits")
+    request = ask(peopled, "ann", "bob", "stranger", "ann", datasets=["digits"])
     assert request.samples.accepted == 4
     assert request.subjects == SubjectCounts(given=3, matched=2)
     with peopled.sessions() as session:
@@ -374,7 +369,7 @@ def test_an_import_in_the_midst_of_a_request_counts_for_the_person_and_the_sampl
 
     event.listen(engine, "before_cursor_execute", commit_an_import)
     try:
-        request = ask(peopled, "ann", "stranger", dataset="digits")
+        request = ask(peopled, "ann", "stranger", datasets=["digits"])
     finally:
         event.remove(engine, "before_cursor_execute", commit_an_import)
     with peopled.sessions() as session:
@@ -385,30 +380,30 @@ def test_an_import_in_the_midst_of_a_request_counts_for_the_person_and_the_sampl
 
 
 def test_people_and_samples_in_one_request_may_overlap(peopled):
-    request = ask(peopled, "ann", dataset="digits", digests=digests(2, 7, 500))
+    request = ask(peopled, "ann", datasets=["digits"], digests=digests(2, 7, 500))
     assert request.samples == SampleCounts(accepted=4, already_erased=0, not_in_training_set=1)
     assert request.subjects == SubjectCounts(given=1, matched=1)
 
 
 def test_what_is_erased_already_counts_as_such_and_a_later_sample_is_erased_by_the_next_request(peopled):
-    first = ask(peopled, "bob", dataset="digits", models=["small"])
+    first = ask(peopled, "bob", datasets=["digits"], models=["small"])
     peopled.finish(peopled.claim(first.targets[0].job.id))
-    again = ask(peopled, "bob", dataset="digits", models=["small"])
+    again = ask(peopled, "bob", datasets=["digits"], models=["small"])
     assert again.state == RequestState.COMPLETED
     assert again.samples == SampleCounts(accepted=0, already_erased=2, not_in_training_set=0)
     with peopled.sessions.begin() as session:
         assign(session, peopled.tenant_id, "digits", bob=digests(4))
-    later = ask(peopled, "bob", dataset="digits", models=["small"])
+    later = ask(peopled, "bob", datasets=["digits"], models=["small"])
     assert later.samples == SampleCounts(accepted=1, already_erased=2, not_in_training_set=0)
 
 
 @pytest.mark.parametrize("who", ["stranger", "cat"])
-@pytest.mark.parametrize("dataset", [None, "digits", ["digits", "letters"]])
-def test_nobody_known_and_nobody_trained_on_are_refused_in_the_same_words(peopled, who, dataset):
+@pytest.mark.parametrize("datasets", [None, ["digits"], ["digits", "letters"]])
+def test_nobody_known_and_nobody_trained_on_are_refused_in_the_same_words(peopled, who, datasets):
     with pytest.raises(NoSamplesMatch) as stranger:
-        ask(peopled, "stranger", dataset=dataset)
+        ask(peopled, "stranger", datasets=datasets)
     with nothing_written(peopled), pytest.raises(NoSamplesMatch) as refused:
-        ask(peopled, who, dataset=dataset)
+        ask(peopled, who, datasets=datasets)
     assert str(refused.value) == str(stranger.value)
 
 
@@ -416,16 +411,24 @@ def test_a_tenant_without_datasets_and_one_with_the_same_names_learn_nothing(peo
     with peopled.sessions.begin() as session:
         other = ensure_tenant(session, "bank")
     with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(session, tenant_id=other, caller="x", dataset=None, subjects=committed("ann"), batch_window=timedelta(0))
+        submit(
+            session,
+            Submission(tenant_id=other, caller="x", datasets=None, subjects=committed("ann")),
+            window=timedelta(0),
+        )
     with peopled.sessions.begin() as session:
         register_dataset(session, tenant_id=other, name="digits", digests=digests(1, 2))
     with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(session, tenant_id=other, caller="x", dataset=None, subjects=committed("ann"), batch_window=timedelta(0))
+        submit(
+            session,
+            Submission(tenant_id=other, caller="x", datasets=None, subjects=committed("ann")),
+            window=timedelta(0),
+        )
 
 
 def test_an_unknown_dataset_in_a_list_is_named(peopled):
     with nothing_written(peopled), pytest.raises(UnknownDataset, match="'sounds'"):
-        ask(peopled, "ann", dataset=["digits", "sounds"])
+        ask(peopled, "ann", datasets=["digits", "sounds"])
 
 
 def send(world, given, dataset=None):
@@ -444,19 +447,19 @@ def test_an_uploaded_list_of_people_serves_all_datasets_and_its_unmatched_lines_
     assert request.subjects == SubjectCounts(given=4, matched=2)
     with peopled.sessions() as session:
         assert uploads.unmatched_lines(session, upload_id=sent.id, request_id=request.id) == [1, 5]
-    assert ask(peopled, upload_id=sent.id, dataset="letters").datasets == ("letters",)
+    assert ask(peopled, upload_id=sent.id, datasets=["letters"]).datasets == ("letters",)
 
 
 def test_an_uploaded_list_of_samples_is_of_its_own_dataset(peopled):
     sent = send(peopled, digests(1, 2), dataset="digits")
     assert ask(peopled, upload_id=sent.id).datasets == ("digits",)
-    for other in ("letters", ["digits", "letters"]):
+    for other in (["letters"], ["digits", "letters"]):
         with pytest.raises(UnknownUpload, match="of another dataset"):
-            ask(peopled, upload_id=sent.id, dataset=other)
+            ask(peopled, upload_id=sent.id, datasets=other)
 
 
 def test_the_log_commits_to_the_samples_and_to_the_people(peopled):
-    ask(peopled, "ann", "stranger", dataset="letters")
+    ask(peopled, "ann", "stranger", datasets=["letters"])
     with peopled.sessions() as session:
         found = map(json.loads, session.scalars(text("SELECT content FROM log_openings")))
         (content,) = (one for one in found if "samples_sha256" in str(one))
@@ -489,7 +492,7 @@ def test_a_process_that_dies_before_the_commit_leaves_nothing(peopled, monkeypat
 def test_many_people_take_as_many_statements_as_few(peopled):
     def count(*names):
         with statements(peopled) as executed:
-            ask(peopled, *names, dataset="digits", models=["small"])
+            ask(peopled, *names, datasets=["digits"], models=["small"])
         return len(executed)
 
     count("ann")
@@ -508,14 +511,14 @@ def test_no_subject_is_anywhere_in_the_database(peopled):
 
 def test_a_claim_counts_the_people_whose_samples_its_job_forgets(peopled):
     """Not those without a sample in its model, and those named by two requests once."""
-    ask(peopled, "ann", "dan", "stranger", models=["small"], batch_window=timedelta(hours=1))
-    request = ask(peopled, "ann", "bob", dataset="digits", models=["small"], expedite=True)
+    ask(peopled, "ann", "dan", "stranger", models=["small"], window=timedelta(hours=1))
+    request = ask(peopled, "ann", "bob", datasets=["digits"], models=["small"], expedite=True)
     assert peopled.claim(request.targets[0].job.id).subjects == 2
     assert peopled.submit_and_claim(50, models=["large"]).subjects is None
 
 
 def test_do_not_train_lists_name_people_until_their_requests_are_withdrawn(peopled):
-    everywhere, here = ask(peopled, "ann", "stranger"), ask(peopled, "bob", dataset="digits", models=["small"])
+    everywhere, here = ask(peopled, "ann", "stranger"), ask(peopled, "bob", datasets=["digits"], models=["small"])
     all_three = sorted(people("ann", "bob", "stranger"))
     assert listed_names(peopled, do_not_train.people_of_dataset, "digits") == all_three
     assert listed_names(peopled, do_not_train.people_of_model, "small") == all_three
@@ -539,8 +542,8 @@ def test_do_not_train_lists_name_people_until_their_requests_are_withdrawn(peopl
 
 def test_a_request_that_names_no_model_keeps_people_out_of_every_training_of_its_dataset(peopled):
     """Also of a model that knew none of their samples, until it is withdrawn; one that names models does not."""
-    ask(peopled, "bob", dataset="digits", models=["large"])
-    request = ask(peopled, "dan", dataset="digits")
+    ask(peopled, "bob", datasets=["digits"], models=["large"])
+    request = ask(peopled, "dan", datasets=["digits"])
     peopled.submit(96, models=None)
     assert models(request) == [("large", 1)]
     with peopled.sessions.begin() as session:

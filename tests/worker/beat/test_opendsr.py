@@ -23,7 +23,7 @@ from ledger.jobs.cancellation import retry_job
 from ledger.registry.subjects import assign_subjects
 from ledger.requests.cancellation import cancel_request
 from ledger.requests.managed import Received, submit_managed
-from ledger.requests.submission import submit
+from ledger.requests.submission import Submission, submit
 from ledger.resources import UnlearnRequest, Webhook
 from ledger.sample_ids import subject_digest
 from ledger.states import Reason, WebhookProtocol
@@ -84,12 +84,14 @@ def send_request(world: World, *urls: str, sample: int = 1, quiet: timedelta = t
         def record() -> UnlearnRequest:
             return submit(
                 session,
-                tenant_id=world.tenant_id,
-                caller="cdp",
-                dataset="digits",
-                digests=digests(sample),
-                models=["small"],
-                batch_window=timedelta(),
+                Submission(
+                    tenant_id=world.tenant_id,
+                    caller="cdp",
+                    datasets=["digits"],
+                    digests=digests(sample),
+                    models=["small"],
+                ),
+                window=timedelta(),
             )
 
         return submit_managed(session, received, record, tenant_id=world.tenant_id, quiet=quiet).reference
