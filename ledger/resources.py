@@ -31,9 +31,12 @@ from ledger.states import (
 
 
 class Resource(BaseModel):
-    """A resource is frozen, and can be read off a row that has attributes of the same names."""
+    """A resource is frozen, and can be read off a row that has attributes of the same names.
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    A field that is called otherwise in JSON, where it has kept its first name, has that as its alias.
+    """
+
+    model_config = ConfigDict(frozen=True, from_attributes=True, serialize_by_alias=True, validate_by_name=True)
 
 
 R = TypeVar("R", bound=Resource)
@@ -72,11 +75,15 @@ class JoinedJob(Resource):
 
     id: UUID | None = Field(description="See GET /jobs/{id}. Null in a preview that would open a new job.")
     state: JobState
-    cut_off: datetime = Field(
-        description="It starts then, if the model and a worker are free; until then others may join."
+    closes_at: datetime = Field(
+        validation_alias="cut_off",
+        serialization_alias="cut_off",
+        description="It starts then, if the model and a worker are free; until then others may join.",
     )
-    cut_off_reason: ClosingReason = Field(
-        description="Why then: end of the window, a deadline, expedited, another method."
+    closing_reason: ClosingReason = Field(
+        validation_alias="cut_off_reason",
+        serialization_alias="cut_off_reason",
+        description="Why then: end of the window, a deadline, expedited, another method.",
     )
 
 
@@ -286,10 +293,12 @@ class Job(Resource):
     escalate: Escalation = Field(
         default=Escalation.WHEN_IT_CAN_HELP, description="Whether an inconclusive verdict leads to the next of them."
     )
-    cut_off: datetime = Field(
-        description="Until then further requests may join; then it starts, if model and worker are free."
+    closes_at: datetime = Field(
+        validation_alias="cut_off",
+        serialization_alias="cut_off",
+        description="Until then further requests may join; then it starts, if model and worker are free.",
     )
-    cut_off_reason: ClosingReason
+    closing_reason: ClosingReason = Field(validation_alias="cut_off_reason", serialization_alias="cut_off_reason")
     samples: int | None = Field(description="To be erased by it; null until it is closed.")
     requests: int | None = Field(description="How many requests it serves.")
     due_at: datetime | None = Field(description="The earliest deadline among them.")

@@ -32,7 +32,7 @@ def _all_jobs() -> Select[Any]:
     )
     return (
         select(
-            *(column for column in Job.__table__.c if column.name in resources.Job.model_fields),
+            *(getattr(Job, name) for name in resources.Job.model_fields if name in Job.__mapper__.columns),
             Job.sample_count.label("samples"),
             Model.name.label("model"),
             Dataset.name.label("dataset"),

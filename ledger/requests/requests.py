@@ -185,13 +185,9 @@ def _to_target(
         reason=target.reason,
         detail=target.detail,
         samples=resources.SampleCounts.model_validate(target),
-        job=None if job is None else _to_joined_job(job),
+        job=None if job is None else resources.JoinedJob.model_validate(job),
         version=version,
         report_id=report_id,
         verdict=verdict,
         finished_at=target.finished_at,
     )
-
-
-def _to_joined_job(job: Job) -> resources.JoinedJob:
-    return resources.JoinedJob(id=job.id, state=job.state, cut_off=job.closes_at, cut_off_reason=job.closing_reason)

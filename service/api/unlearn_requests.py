@@ -251,7 +251,7 @@ def post_unlearn_request(
     )
     moment = now(ledger)  # a job closes by the database's clock
     joined = [target.job for target in recorded.targets if target.job is not None]
-    closed = [job.id for job in joined if job.id is not None and job.cut_off <= moment]
+    closed = [job.id for job in joined if job.id is not None and job.closes_at <= moment]
     tasks.add_task(wake, state.broker, state.database, closed)
     response.headers["Location"] = f"/unlearn-requests/{recorded.id}"
     response.headers["Retry-After"] = POLL_SECONDS

@@ -42,12 +42,12 @@ def test_later_it_is_the_median_and_the_range_of_the_last_jobs(world):
 
 def test_the_job_that_runs_now_comes_first(world):
     alone = world.submit(1, window=timedelta(hours=1))
-    closes_at = alone.targets[0].job.cut_off
+    closes_at = alone.targets[0].job.closes_at
     assert estimate_of(world, alone).finish_at == closes_at + timedelta(seconds=37.5)
     world.submit(2, expedite=True)
     world.claim(alone.targets[0].job.id)
     behind = world.submit(3, window=timedelta(hours=1))
-    assert estimate_of(world, behind).finish_at == behind.targets[0].job.cut_off + timedelta(seconds=75)
+    assert estimate_of(world, behind).finish_at == behind.targets[0].job.closes_at + timedelta(seconds=75)
 
 
 def test_nothing_is_said_of_a_model_of_which_nothing_is_known(world):

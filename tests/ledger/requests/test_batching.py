@@ -27,9 +27,9 @@ def reach_closing_time(world):
 def test_requests_for_one_model_share_a_job(world):
     first, second = world.submit(1, window=HOUR), world.submit(1, 2, window=HOUR)
     assert first.targets[0].job.id == second.targets[0].job.id
-    assert second.targets[0].job.cut_off == first.targets[0].job.cut_off
-    assert first.targets[0].job.cut_off - first.created_at <= HOUR + timedelta(minutes=1)
-    assert first.targets[0].job.cut_off_reason == ClosingReason.WINDOW
+    assert second.targets[0].job.closes_at == first.targets[0].job.closes_at
+    assert first.targets[0].job.closes_at - first.created_at <= HOUR + timedelta(minutes=1)
+    assert first.targets[0].job.closing_reason == ClosingReason.WINDOW
     job = world.job(first.targets[0].job.id)
     assert (job.requests, job.samples) == (2, None)
 
@@ -71,7 +71,7 @@ def test_what_was_erased_before_does_not_count_among_the_samples_of_a_job(world)
 def test_an_expedited_request_does_not_wait_for_the_window(world):
     world.submit(1, window=HOUR)
     target = world.submit(2, window=HOUR, expedite=True).targets[0]
-    assert target.job.cut_off_reason == ClosingReason.EXPEDITE
+    assert target.job.closing_reason == ClosingReason.EXPEDITE
     assert world.claim(target.job.id).requests == 2
 
 
@@ -80,8 +80,8 @@ def test_a_near_deadline_closes_the_job_earlier(world):
     urgent = world.submit(2, window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
     target = urgent.targets[0]
     assert target.job.id == relaxed.job.id
-    assert target.job.cut_off == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
-    assert target.job.cut_off_reason == ClosingReason.DEADLINE
+    assert target.job.closes_at == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
+    assert target.job.closing_reason == ClosingReason.DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
     again = world.submit(3, method=dict(IEU), window=HOUR).targets[0]
     assert ltu.job.id != ieu.job.id == again.job.id
     closed = world.job(ltu.job.id)
-    assert (closed.cut_off_reason, closed.samples) == (ClosingReason.METHOD, 1)
+    assert (closed.closing_reason, closed.samples) == (ClosingReason.METHOD, 1)
     claim = world.claim(ltu.job.id)
     assert (claim.method, claim.policy, claim.origin) == (LTU, (LTU, IEU), "request")
     world.finish(claim)
@@ -210,15 +210,15 @@ def test_with_too_few_samples_a_job_waits_for_more_and_never_past_the_last_start
     configure(world, batch_until_samples=4)
     first = world.submit(1, 2, window=HOUR)
     waiting = first.targets[0].job
-    assert waiting.cut_off == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION - DEADLINE_RESERVE
-    assert waiting.cut_off_reason == ClosingReason.DEADLINE
+    assert waiting.closes_at == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION - DEADLINE_RESERVE
+    assert waiting.closing_reason == ClosingReason.DEADLINE
 
     still = world.submit(3, window=HOUR).targets[0].job
-    assert (still.id, still.cut_off) == (waiting.id, waiting.cut_off)
+    assert (still.id, still.closes_at) == (waiting.id, waiting.closes_at)
     enough = world.submit(4, window=HOUR)
     closing = enough.targets[0].job
-    assert (closing.id, closing.cut_off_reason) == (waiting.id, ClosingReason.WINDOW)
-    assert closing.cut_off - enough.created_at <= HOUR + timedelta(minutes=1)
+    assert (closing.id, closing.closing_reason) == (waiting.id, ClosingReason.WINDOW)
+    assert closing.closes_at - enough.created_at <= HOUR + timedelta(minutes=1)
 
 
 def test_requests_that_come_at_once_are_enough_together(world, monkeypatch):
@@ -243,14 +243,14 @@ def test_requests_that_come_at_once_are_enough_together(world, monkeypatch):
     job_id = world.submit(1, 2, window=HOUR).targets[0].job.id
     other.join(PATIENCE)
     assert len(joined) == 2
-    assert world.job(job_id).cut_off_reason is ClosingReason.WINDOW
+    assert world.job(job_id).closing_reason is ClosingReason.WINDOW
 
 
 def test_waiting_for_samples_is_turned_off_and_is_passed_by_an_expedited_request(world):
     configure(world, batch_until_samples=4)
-    assert world.submit(1, expedite=True).targets[0].job.cut_off_reason == ClosingReason.EXPEDITE
+    assert world.submit(1, expedite=True).targets[0].job.closing_reason == ClosingReason.EXPEDITE
     configure(world, batch_until_samples=0)
-    assert world.submit(2).targets[0].job.cut_off_reason == ClosingReason.EXPEDITE  # it joins the same job
+    assert world.submit(2).targets[0].job.closing_reason == ClosingReason.EXPEDITE  # it joins the same job
     configure(world)
     with world.sessions() as session:
         assert get_model(session, tenant_id=world.tenant_id, name="small").batch_until_samples is None
