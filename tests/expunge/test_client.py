@@ -13,6 +13,7 @@ from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceError, ServiceUnreachable
 from ledger.resources import Job, SampleCounts, UnlearnRequest
 from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, RequestState
+from service.api.unlearn_requests import NewUnlearnRequest
 from tests.service.conftest import Serve, Site, _address, fail_job, publish_job, serve, site  # noqa: F401
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -95,6 +96,11 @@ def test_what_is_not_given_is_left_to_the_service() -> None:
     client.submit(answering(handler), dataset="digits", sample_ids=["a"])
     assert sent[0].content == b'{"dataset":"digits","sample_ids":["a"]}'
     assert sent[0].headers["Idempotency-Key"] != sent[1].headers["Idempotency-Key"]
+
+
+def test_every_field_of_a_request_can_be_given() -> None:
+    """They are declared twice, because the client imports no web framework, and takes them as keywords."""
+    assert client.NewRequest.__annotations__.keys() == NewUnlearnRequest.model_fields.keys()
 
 
 def test_a_field_that_a_newer_service_adds_is_ignored() -> None:
