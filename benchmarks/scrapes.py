@@ -20,7 +20,7 @@ from benchmarks.writing import Row, row, write
 from expunge.operator.deployment import open_database
 from expunge.stack.broker import free_port
 from expunge.stack.stack import Options, run_stack
-from ledger.jobs.claims import claim, enter_verifying
+from ledger.jobs.claims import claim, enter_verifying, lock_claimed_job
 from ledger.jobs.results import publish
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
@@ -96,7 +96,7 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
         assert joined.id is not None
         held = claim(session, joined.id, worker="bench", lease=timedelta(minutes=5))
         assert held is not None
-        enter_verifying(session, held)
+        enter_verifying(session, lock_claimed_job(session, held))
         publish(
             session,
             held,

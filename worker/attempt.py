@@ -66,8 +66,8 @@ def run_attempt(
                 assert isinstance(launch.settings, Settings)
                 ranks.load(claim, launch.settings, plan)
         model, outcome = run_method(reporter, inputs, plan=plan, ranks=ranks)
-        with fenced(reporter.sessions, claim) as session:
-            enter_verifying(session, claim)
+        with fenced(reporter.sessions, claim) as (session, job):
+            enter_verifying(session, job)
         with span("audit"):
             if ranks is None:
                 steps = audit_steps(claim, inputs, model, spec)

@@ -91,12 +91,12 @@ def _save(
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
         logger.warning("job %s: no checkpoint was saved at step %s: %s", claim.job_id, step, why)
-        with fenced(reporter.sessions, claim) as session:
-            record_unsaved_checkpoint(session, claim, why=why)
+        with fenced(reporter.sessions, claim) as (session, job):
+            record_unsaved_checkpoint(session, job, why=why)
         return
     try:
-        with fenced(reporter.sessions, claim) as session:
-            record_checkpoint(session, claim, sha256=sha256, step=step, total=total)
+        with fenced(reporter.sessions, claim) as (session, job):
+            record_checkpoint(session, job, sha256=sha256, step=step, total=total)
     except StaleClaim:
         with suppress(OSError):  # It is deleted when the job has ended.
             plan.storage.delete(name)
@@ -119,8 +119,8 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
     One that cannot be used is recorded and discarded. The time that the run took up to it counts as this attempt's.
     """
     claim = reporter.monitor.claim
-    with fenced(reporter.sessions, claim) as session:
-        recorded = last_checkpoint(session, claim)
+    with fenced(reporter.sessions, claim) as (_, job):
+        recorded = last_checkpoint(job)
     if recorded is None:
         return None
     name = f"{folder_of(claim.job_id)}/{recorded.attempt}/{recorded.sha256}.safetensors"
@@ -131,11 +131,11 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
             raise CheckpointUnusable("it is of another method, or of other weights, samples or references")
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
-        with fenced(reporter.sessions, claim) as session:
-            discard_checkpoint(session, claim, recorded, why=str(error))
+        with fenced(reporter.sessions, claim) as (session, job):
+            discard_checkpoint(session, job, recorded, why=str(error))
         return None
-    with fenced(reporter.sessions, claim) as session:
-        record_resumption(session, claim, recorded)
+    with fenced(reporter.sessions, claim) as (session, job):
+        record_resumption(session, job, recorded)
     add_time(reporter, Phase.UNLEARN, content["seconds"])
     if waited := content.get("waited"):  # which checkpoints of older versions lack
         add_time(reporter, DATA_WAIT, waited)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.attempts import count_refused_write
-from ledger.jobs.claims import Claim, renew_lease
+from ledger.jobs.claims import Claim, ClaimedJob, lock_claimed_job, renew_lease
 from ledger.states import Phase
 from worker.child import StopSignal
 from worker.failures import ShuttingDown
@@ -89,8 +89,8 @@ def hold_lease(
 def _renew(monitor: LeaseMonitor, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
     with monitor.lock:
         try:
-            with fenced(sessions, monitor.claim) as session:
-                renewal = renew_lease(session, monitor.claim, lease=lease)
+            with fenced(sessions, monitor.claim) as (session, job):
+                renewal = renew_lease(session, job, lease=lease)
         except StaleClaim:
             monitor.lost.set()
             return
@@ -104,8 +104,15 @@ def _renew(monitor: LeaseMonitor, *, sessions: sessionmaker[Session], lease: tim
 
 
 @contextmanager
-def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
-    """Open a transaction for writes of a claim. A StaleClaim is counted in a transaction of its own, and raised again."""
+def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[tuple[Session, ClaimedJob]]:
+    """Open a transaction for writes of a claim, and lock its job first. Raises StaleClaim, and then nothing is written."""
+    with refusals_counted(sessions, claim) as session:
+        yield session, lock_claimed_job(session, claim)
+
+
+@contextmanager
+def refusals_counted(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
+    """Open a transaction for a claim. A StaleClaim is counted in a transaction of its own, and raised again."""
     try:
         with sessions.begin() as session:
             yield session

@@ -101,10 +101,10 @@ def report_progress(reporter: ProgressReporter, progress: Progress) -> None:
         share = max(share, reporter.share)  # A repair adds steps to a phase; progress never goes back.
     reporter.phase, reporter.written, reporter.share = phase, now, share
     elapsed = now - reporter.started
-    with fenced(reporter.sessions, reporter.monitor.claim) as session:
+    with fenced(reporter.sessions, reporter.monitor.claim) as (session, job):
         record_progress(
             session,
-            reporter.monitor.claim,
+            job,
             phase=phase,
             progress=share,
             step=progress.step,

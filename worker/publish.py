@@ -26,7 +26,7 @@ from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
 from worker.inputs import JobInputs, read_references, write_references
-from worker.lease import fenced
+from worker.lease import refusals_counted
 from worker.progress import ProgressReporter, attempt_timings, report_progress, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
@@ -71,7 +71,7 @@ def publish(
         statement = None if signer is None else sign_statement(prepared.document, signer=signer)
         made = prepared.document.report.model
         signature = None if model_signer is None else model_signer.sign(made.name, made.weights_after_sha256)
-    with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
+    with stage(reporter, Phase.PUBLISH), refusals_counted(reporter.sessions, claim) as session:
         started = time.monotonic()
         results.publish(
             session,

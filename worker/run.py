@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim, WrongSampleKey
 from ledger.jobs import claims, results
-from ledger.jobs.claims import Claim, RowsLeft
+from ledger.jobs.claims import Claim, ClaimedJob, RowsLeft
 from ledger.sample_key import check_sample_key
 from ledger.states import AUDIT_PHASES, Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
@@ -132,16 +132,16 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         if launch is not None:
             count, hosts = launch.count, settings.hosts
             logger.info("job %s: %d processes of this host run it, of %d hosts in all", claim.job_id, count, hosts)
-            with fenced(reporter.sessions, claim) as session:
-                claims.record_processes(session, claim, processes=count, hosts=hosts)
+            with fenced(reporter.sessions, claim) as (session, job):
+                claims.record_processes(session, job, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if launch is None else torch.device("cpu")
         workload = load_workload(claim.workload, allowed=settings.allowed)
         reporter.private_ids = workload.private_ids  # before anything else of the owner's runs
         inputs = load_inputs(claim, workload, settings, device=device)
     if inputs.references_unused is not None:
-        with fenced(reporter.sessions, claim) as session:
-            claims.record_references_unused(session, claim, why=inputs.references_unused)
+        with fenced(reporter.sessions, claim) as (session, job):
+            claims.record_references_unused(session, job, why=inputs.references_unused)
     plan = CheckpointPlan(
         storage=settings.files,
         interval=settings.checkpoint_seconds,
@@ -245,9 +245,9 @@ def escalate(reporter: ProgressReporter, finding: dict[str, object], *, why: str
     """Replace the claim by one of the policy's next method, and start its figures."""
     monitor = reporter.monitor
     with monitor.lock:
-        with fenced(reporter.sessions, monitor.claim) as session:
+        with fenced(reporter.sessions, monitor.claim) as (session, job):
             successor = results.escalate(
-                session, monitor.claim, finding=finding, why=why, reason=reason, timings=reporter.timings
+                session, job, monitor.claim, finding=finding, why=why, reason=reason, timings=reporter.timings
             )
         monitor.claim = successor
     logger.info("job %s: attempt %d runs %s", successor.job_id, successor.attempt, successor.method["kind"])
@@ -256,16 +256,16 @@ def escalate(reporter: ProgressReporter, finding: dict[str, object], *, why: str
 
 def release(reporter: ProgressReporter) -> None:
     """Put the job back into the queue for another worker."""
-    with last_write(reporter) as session:
-        claims.release_job(session, reporter.monitor.claim)
+    with last_write(reporter) as (session, job):
+        claims.release_job(session, job)
 
 
 def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> None:
     """End the attempt with its reason. The job goes back to the queue if another try may help and tries are left."""
-    with last_write(reporter) as session:
+    with last_write(reporter) as (session, job):
         results.fail(
             session,
-            reporter.monitor.claim,
+            job,
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
@@ -275,10 +275,10 @@ def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> No
 
 
 @contextmanager
-def last_write(reporter: ProgressReporter) -> Iterator[Session]:
+def last_write(reporter: ProgressReporter) -> Iterator[tuple[Session, ClaimedJob]]:
     """Open the transaction that ends an attempt. If it cannot be written, the sweep finds the expired lease."""
     try:
-        with fenced(reporter.sessions, reporter.monitor.claim) as session:
-            yield session
+        with fenced(reporter.sessions, reporter.monitor.claim) as held:
+            yield held
     except (StaleClaim, *DATABASE_AWAY) as error:
         logger.warning("the end of job %s was not written: %s", reporter.monitor.claim.job_id, type(error).__name__)

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.errors import StaleClaim
 from ledger.jobs import results
-from ledger.jobs.claims import Claim, Fence
+from ledger.jobs.claims import Claim, Fence, lock_claimed_job
 from ledger.states import Phase, Reason
 from worker.settings import Settings
 
@@ -169,7 +169,7 @@ class Watchdog:
             with self.sessions.begin() as session:
                 results.fail(
                     session,
-                    Fence(note.job_id, note.attempt),
+                    lock_claimed_job(session, Fence(note.job_id, note.attempt)),
                     reason=Reason.STALLED,
                     detail=detail,
                     retry=True,

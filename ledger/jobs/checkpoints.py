@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.events.timeline import record
-from ledger.jobs.claims import Claim, lock_claimed_job
+from ledger.jobs.claims import ClaimedJob
 from ledger.tables import Job
 
 
@@ -22,39 +22,34 @@ class TrainingCheckpoint:
     total: int
 
 
-def record_checkpoint(session: Session, claim: Claim, *, sha256: str, step: int, total: int) -> None:
-    """Record the checkpoint from which the job will resume. Tries are counted anew once a job gets further. Raises StaleClaim."""
-    job = lock_claimed_job(session, claim)
+def record_checkpoint(session: Session, job: ClaimedJob, *, sha256: str, step: int, total: int) -> None:
+    """Record the checkpoint from which the job will resume. Tries are counted anew once a job gets further."""
     if step > job.furthest_step:
         job.furthest_step, job.tries = step, 0
-    job.checkpoint = asdict(TrainingCheckpoint(attempt=claim.attempt, sha256=sha256, step=step, total=total))
+    job.checkpoint = asdict(TrainingCheckpoint(attempt=job.attempt, sha256=sha256, step=step, total=total))
     session.flush()
 
 
-def last_checkpoint(session: Session, claim: Claim) -> TrainingCheckpoint | None:
-    """Find the job's last checkpoint, if there is one. Raises StaleClaim."""
-    found = lock_claimed_job(session, claim).checkpoint
-    return None if found is None else TrainingCheckpoint(**found)
+def last_checkpoint(job: ClaimedJob) -> TrainingCheckpoint | None:
+    """Return the job's last checkpoint, if there is one."""
+    return None if job.checkpoint is None else TrainingCheckpoint(**job.checkpoint)
 
 
-def record_resumption(session: Session, claim: Claim, checkpoint: TrainingCheckpoint) -> None:
-    """Record that this attempt resumes from a checkpoint. Raises StaleClaim."""
-    lock_claimed_job(session, claim)
-    data = {"attempt": claim.attempt, "of": checkpoint.attempt, "step": checkpoint.step, "total": checkpoint.total}
-    record(session, "job.resumed", data, job_id=claim.job_id)
+def record_resumption(session: Session, job: ClaimedJob, checkpoint: TrainingCheckpoint) -> None:
+    """Record that this attempt resumes from a checkpoint."""
+    data = {"attempt": job.attempt, "of": checkpoint.attempt, "step": checkpoint.step, "total": checkpoint.total}
+    record(session, "job.resumed", data, job_id=job.id)
 
 
-def discard_checkpoint(session: Session, claim: Claim, checkpoint: TrainingCheckpoint, *, why: str) -> None:
-    """Discard a checkpoint that cannot be used, and record why. Raises StaleClaim."""
-    job = lock_claimed_job(session, claim)
+def discard_checkpoint(session: Session, job: ClaimedJob, checkpoint: TrainingCheckpoint, *, why: str) -> None:
+    """Discard a checkpoint that cannot be used, and record why."""
     job.checkpoint = None
-    record(session, "job.checkpoint_ignored", {"of": checkpoint.attempt, "why": why}, job_id=claim.job_id)
+    record(session, "job.checkpoint_ignored", {"of": checkpoint.attempt, "why": why}, job_id=job.id)
 
 
-def record_unsaved_checkpoint(session: Session, claim: Claim, *, why: str) -> None:
-    """Record that a checkpoint could not be written, and why. Raises StaleClaim."""
-    lock_claimed_job(session, claim)
-    record(session, "job.checkpoint_failed", {"why": why}, job_id=claim.job_id)
+def record_unsaved_checkpoint(session: Session, job: ClaimedJob, *, why: str) -> None:
+    """Record that a checkpoint could not be written, and why."""
+    record(session, "job.checkpoint_failed", {"why": why}, job_id=job.id)
 
 
 def unfinished_jobs(session: Session, job_ids: Collection[UUID]) -> set[UUID]:

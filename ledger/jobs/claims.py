@@ -1,13 +1,13 @@
 """Claims: one worker's right to run one job, under a lease that it renews. The attempt number is the fencing token.
 
-Every write of a worker goes through `lock_claimed_job`, which finds the job only while this attempt is the current one and its
-lease is valid. A worker that lost its lease and wakes up later cannot write anything.
+Every write of a worker takes a `ClaimedJob`. `lock_claimed_job` alone gives one, and only while this attempt is the current one
+and its lease is valid. A worker that lost its lease and wakes up later cannot write anything.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -35,6 +35,9 @@ CLOCK_ADJUSTMENT = timedelta(minutes=1)
 
 MAX_TRIES = 3
 """How often one method of a job is tried by default, while it gets no further."""
+
+ClaimedJob = NewType("ClaimedJob", Job)
+"""A job that is locked in this transaction, under a claim that is valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +308,7 @@ def _find_people(
     return found
 
 
-def lock_claimed_job(session: Session, claim: Claim | Fence) -> Job:
+def lock_claimed_job(session: Session, claim: Claim | Fence) -> ClaimedJob:
     """Lock the claim's job. Raises StaleClaim if its attempt is no longer the current one or its lease has expired."""
     mine = select(Job).where(
         Job.id == claim.job_id,
@@ -316,12 +319,11 @@ def lock_claimed_job(session: Session, claim: Claim | Fence) -> Job:
     job = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
     if job is None:
         raise StaleClaim(f"attempt {claim.attempt} at job {claim.job_id} has lost its lease or has ended")
-    return job
+    return ClaimedJob(job)
 
 
-def renew_lease(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
-    """Extend the lease to `lease` from now, and tell whether the job is to be cancelled. Raises StaleClaim."""
-    job = lock_claimed_job(session, claim)
+def renew_lease(session: Session, job: ClaimedJob, *, lease: timedelta) -> Renewal:
+    """Extend the lease to `lease` from now, and tell whether the job is to be cancelled."""
     job.lease_until = now(session) + lease
     session.flush()
     return Renewal(cancel_requested=job.cancel_requested)
@@ -329,7 +331,7 @@ def renew_lease(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
 
 def record_progress(
     session: Session,
-    claim: Claim,
+    job: ClaimedJob,
     *,
     phase: Phase,
     progress: float,
@@ -339,11 +341,7 @@ def record_progress(
     metrics: Mapping[str, Any],
     timings: Mapping[str, float],
 ) -> None:
-    """Record how far the job is: `progress` 0 to 1 of the whole, `timings` in seconds by stage since the claim.
-
-    Raises StaleClaim.
-    """
-    job = lock_claimed_job(session, claim)
+    """Record how far the job is: `progress` 0 to 1 of the whole, `timings` in seconds by stage since the claim."""
     if phase != job.phase:
         record(session, "job.phase", {"phase": phase}, job_id=job.id)
     job.phase, job.progress, job.step, job.total = phase, progress, step, total
@@ -352,27 +350,23 @@ def record_progress(
     session.flush()
 
 
-def enter_verifying(session: Session, claim: Claim) -> None:
-    """Move the job to `verifying`: the method has ended and the audit starts. Raises StaleClaim."""
-    lock_claimed_job(session, claim)
-    advance_job(session, claim.job_id, JobState.VERIFYING)
+def enter_verifying(session: Session, job: ClaimedJob) -> None:
+    """Move the job to `verifying`: the method has ended and the audit starts."""
+    advance_job(session, job.id, JobState.VERIFYING)
 
 
-def record_references_unused(session: Session, claim: Claim, *, why: str) -> None:
-    """Record on the timeline that the model's reference predictions cannot be used. why: a clause. Raises StaleClaim."""
-    lock_claimed_job(session, claim)
-    record(session, "job.references_unused", {"why": why}, job_id=claim.job_id)
+def record_references_unused(session: Session, job: ClaimedJob, *, why: str) -> None:
+    """Record on the timeline that the model's reference predictions cannot be used. why: a clause."""
+    record(session, "job.references_unused", {"why": why}, job_id=job.id)
 
 
-def record_processes(session: Session, claim: Claim, *, processes: int, hosts: int) -> None:
-    """Record on the timeline that several processes run the attempt, `processes` of them on this host. Raises StaleClaim."""
-    lock_claimed_job(session, claim)
-    record(session, "job.processes", {"processes": processes, "hosts": hosts}, job_id=claim.job_id)
+def record_processes(session: Session, job: ClaimedJob, *, processes: int, hosts: int) -> None:
+    """Record on the timeline that several processes run the attempt, `processes` of them on this host."""
+    record(session, "job.processes", {"processes": processes, "hosts": hosts}, job_id=job.id)
 
 
-def release_job(session: Session, claim: Claim) -> None:
-    """Put the job back into the queue because the worker shuts down. It does not count as a try. Raises StaleClaim."""
-    job = lock_claimed_job(session, claim)
+def release_job(session: Session, job: ClaimedJob) -> None:
+    """Put the job back into the queue because the worker shuts down. It does not count as a try."""
     if job.cancel_requested:
         finish_attempt(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
         return

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ledger.errors import JobCancelled
 from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
-from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
+from ledger.jobs.claims import MAX_TRIES, Claim, ClaimedJob, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
 from ledger.registry.references import ReferenceFile
@@ -170,6 +170,7 @@ def complete_job(session: Session, job: Job, version: ModelVersion, data: Mappin
 
 def escalate(
     session: Session,
+    job: ClaimedJob,
     claim: Claim,
     *,
     finding: Mapping[str, Any],
@@ -180,9 +181,8 @@ def escalate(
     """Start the policy's next method under the same lease and the next attempt number. The old claim becomes stale.
 
     finding: why the last method's result was not published. why: the same as a sentence for the caller. reason: of an attempt that
-    failed. timings: seconds by stage since the claim. Raises StaleClaim.
+    failed. timings: seconds by stage since the claim.
     """
-    job = lock_claimed_job(session, claim)
     if timings is not None:
         record_timings(session, job, timings)
     end_attempt(
@@ -215,7 +215,7 @@ def escalate(
 
 def fail(
     session: Session,
-    claim: Claim | Fence,
+    job: ClaimedJob,
     *,
     reason: Reason,
     detail: str,
@@ -227,9 +227,8 @@ def fail(
 
     first_wait: how long it waits before its first retry; the waits grow while it gets no further.
 
-    The reason `cancelled_by_caller` cancels the job. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
+    The reason `cancelled_by_caller` cancels the job. `detail` is shown to callers: nothing personal, no trace.
     """
-    job = lock_claimed_job(session, claim)
     cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
     outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
     finish_attempt(

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.jobs.claims import enter_verifying
+from ledger.jobs.claims import enter_verifying, lock_claimed_job
 from service.app import create_app
 from service.settings import Settings
 from tests.browser.conftest import Check
@@ -104,7 +104,7 @@ def test_a_job_is_seen_to_go_on_without_a_reload(
     expect(page.get_by_role("progressbar")).to_have_attribute("value", "0.5")
     expect(page.get_by_role("status")).to_contain_text("step 12 of 24")
     with sessions.begin() as session:
-        enter_verifying(session, claimed)
+        enter_verifying(session, lock_claimed_job(session, claimed))
     expect(page.get_by_role("status")).to_contain_text("verifying")
     assert page.evaluate("window.stayed")
     assert UUID(ids["job"]) == claimed.job_id

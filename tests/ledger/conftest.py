@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs import claims, results
+from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
@@ -59,7 +60,7 @@ class World:
 
     def verify(self, claim):
         with self.sessions.begin() as session:
-            claims.enter_verifying(session, claim)
+            claims.enter_verifying(session, lock_claimed_job(session, claim))
 
     def publish(self, claim, *, verdict="verified", **more):
         with self.sessions.begin() as session:
@@ -71,7 +72,14 @@ class World:
 
     def fail(self, claim, reason, *, retry=False, **more):
         with self.sessions.begin() as session:
-            results.fail(session, claim, reason=reason, detail="as the test wants", retry=retry, **more)
+            results.fail(
+                session,
+                lock_claimed_job(session, claim),
+                reason=reason,
+                detail="as the test wants",
+                retry=retry,
+                **more,
+            )
 
     def sweep(self, **more):
         with self.sessions.begin() as session:
@@ -133,7 +141,7 @@ def progress(session, claim, **changes):
         "metrics": {},
         "timings": {},
     }
-    claims.record_progress(session, claim, **given | changes)
+    claims.record_progress(session, lock_claimed_job(session, claim), **given | changes)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from ledger.db import now
 from ledger.jobs import results
 from ledger.jobs.approvals import set_approvals
 from ledger.jobs.cancellation import retry_job
+from ledger.jobs.claims import lock_claimed_job
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
 from ledger.tables import Job, UnlearnRequest, WebhookDelivery, WebhookEndpoint
@@ -152,7 +153,8 @@ def test_audits_are_counted_also_where_their_result_was_not_published(world):
     claim = world.submit_and_claim(1)
     world.verify(claim)
     with world.sessions.begin() as session:
-        following = results.escalate(session, claim, finding={"verdict": "inconclusive"}, why="Not verified.")
+        job = lock_claimed_job(session, claim)
+        following = results.escalate(session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.")
     world.verify(following)
     world.fail(following, Reason.AUDIT_FAILED)
     world.finish(world.submit_and_claim(2))

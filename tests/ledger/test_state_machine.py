@@ -223,7 +223,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(worker=held)
     def renew(self, worker):
-        if self.write(worker, lambda session: claims.renew_lease(session, worker.claim, lease=LEASE)):
+        if self.write(worker, lambda session: claims.renew_lease(session, lock(session, worker), lease=LEASE)):
             worker.left = LEASE.total_seconds()
 
     @rule(worker=held)
@@ -232,11 +232,14 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(worker=held)
     def save(self, worker):
-        self.write(worker, lambda session: record_checkpoint(session, worker.claim, sha256="ab" * 32, step=3, total=9))
+        saved = {"sha256": "ab" * 32, "step": 3, "total": 9}
+        self.write(worker, lambda session: record_checkpoint(session, lock(session, worker), **saved))
 
     @rule(worker=held)
     def verify(self, worker):
-        if not worker.verifying and self.write(worker, lambda session: claims.enter_verifying(session, worker.claim)):
+        if worker.verifying:
+            return
+        if self.write(worker, lambda session: claims.enter_verifying(session, lock(session, worker))):
             worker.verifying = True
 
     @rule(worker=held)
@@ -245,7 +248,7 @@ class Ledger(RuleBasedStateMachine):
             return
 
         def write(session):
-            return results.escalate(session, worker.claim, finding={}, why="Not verified.")
+            return results.escalate(session, lock(session, worker), worker.claim, finding={}, why="Not verified.")
 
         following = self.write(worker, write)
         if following:
@@ -258,18 +261,18 @@ class Ledger(RuleBasedStateMachine):
         try:
             done = self.write(worker, lambda session: publish(session, worker.claim))
         except JobCancelled:
-            done = self.write(worker, lambda session: fail(session, worker.claim, Reason.CANCELLED_BY_CALLER))
+            done = self.write(worker, lambda session: fail(session, lock(session, worker), Reason.CANCELLED_BY_CALLER))
         if done:
             worker.working = False
 
     @rule(worker=held, reason=st.sampled_from([Reason.OUT_OF_MEMORY, Reason.AUDIT_FAILED, Reason.UNEXPECTED]))
     def fail(self, worker, reason):
-        if self.write(worker, lambda session: fail(session, worker.claim, reason)):
+        if self.write(worker, lambda session: fail(session, lock(session, worker), reason)):
             worker.working = False
 
     @rule(worker=held)
     def release(self, worker):
-        if self.write(worker, lambda session: claims.release_job(session, worker.claim)):
+        if self.write(worker, lambda session: claims.release_job(session, lock(session, worker))):
             worker.working = False
 
     def write(self, worker, write):
@@ -328,9 +331,13 @@ def job_ids(request):
     return list(dict.fromkeys(target.job.id for target in targets if target.job is not None))
 
 
-def fail(session, claim, reason):
+def lock(session, worker):
+    return claims.lock_claimed_job(session, worker.claim)
+
+
+def fail(session, job, reason):
     retry, wait = reason != Reason.AUDIT_FAILED, timedelta(seconds=30)
-    results.fail(session, claim, reason=reason, detail="as Hypothesis wants", retry=retry, first_wait=wait)
+    results.fail(session, job, reason=reason, detail="as Hypothesis wants", retry=retry, first_wait=wait)
 
 
 @pytest.mark.timeout(900)

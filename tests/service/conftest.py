@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.stack.broker import free_port
-from ledger.jobs.claims import Claim, claim, enter_verifying, record_progress
+from ledger.jobs.claims import Claim, claim, enter_verifying, lock_claimed_job, record_progress
 from ledger.jobs.results import fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
 from ledger.registry.datasets import register_dataset
@@ -232,7 +232,7 @@ def begin_job(sessions: sessionmaker[Session], job_id: UUID | str) -> Claim:
     with sessions.begin() as session:
         record_progress(
             session,
-            claimed,
+            lock_claimed_job(session, claimed),
             phase=Phase.UNLEARN,
             progress=0.5,
             step=12,
@@ -266,7 +266,7 @@ def publish_job(
         report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}
     document = read(report)
     with sessions.begin() as session:
-        enter_verifying(session, claimed)
+        enter_verifying(session, lock_claimed_job(session, claimed))
         published = publish(
             session,
             claimed,
@@ -284,7 +284,8 @@ def fail_job(sessions: sessionmaker[Session], job_id: UUID | str) -> None:
     """Let a job fail as a worker would."""
     claimed = begin_job(sessions, job_id)
     with sessions.begin() as session:
-        fail(session, claimed, reason=Reason.AUDIT_FAILED, detail="as the test wants", retry=False)
+        job = lock_claimed_job(session, claimed)
+        fail(session, job, reason=Reason.AUDIT_FAILED, detail="as the test wants", retry=False)
 
 
 def begin_call(client: httpx.Client, head: str, body: bytes = b"") -> socket.socket:

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.jobs.claims import enter_verifying
+from ledger.jobs.claims import enter_verifying, lock_claimed_job
 from ledger.jobs.results import escalate
 from ledger.jobs.workers import STORAGE, record_heartbeat
 from ledger.transparency.log import sign_checkpoint
@@ -88,8 +88,9 @@ def test_an_attempt_that_the_audit_did_not_verify_is_timed_under_its_own_method(
     client = serve(key=site.admin)
     claimed = begin_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
     with sessions.begin() as session:
-        enter_verifying(session, claimed)
-        escalate(session, claimed, finding={"verdict": "inconclusive"}, why="Not verified.")
+        job = lock_claimed_job(session, claimed)
+        enter_verifying(session, job)
+        escalate(session, job, claimed, finding={"verdict": "inconclusive"}, why="Not verified.")
 
     found = scraped(client.get("/metrics").text)
 

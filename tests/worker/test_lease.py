@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from ledger.db import NETWORK_LIMITS, make_engine, make_sessions
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.cancellation import cancel_job
-from ledger.jobs.claims import Claim, Renewal, claim, renew_lease
+from ledger.jobs.claims import Claim, ClaimedJob, Renewal, claim, renew_lease
 from ledger.states import JobState
 from tests.fixtures.postgresql import HURRIED, at_a_distance
 from tests.fixtures.waiting import await_that
@@ -57,10 +57,10 @@ def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
 ) -> None:
     errors = [TimeoutError("no connection is free"), InterfaceError("", None, Exception())]
 
-    def failing(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
+    def failing(session: Session, job: ClaimedJob, *, lease: timedelta) -> Renewal:
         if errors:
             raise errors.pop()
-        return renew_lease(session, claim, lease=lease)
+        return renew_lease(session, job, lease=lease)
 
     job_id = bench.submit(training_ids[:10])
     found = claimed(bench, job_id)

@@ -5,7 +5,7 @@ import pytest
 from ledger.errors import NotFailed, TooLate
 from ledger.events.timeline import list_model_events
 from ledger.jobs.cancellation import cancel_job, retry_job
-from ledger.jobs.claims import release_job, renew_lease
+from ledger.jobs.claims import lock_claimed_job, release_job, renew_lease
 from ledger.registry.models import lock_model, set_policy
 from ledger.states import JobState, Reason, RequestState
 from tests.ledger.conftest import LEASE, digests, nothing_written
@@ -58,7 +58,7 @@ def test_a_running_job_is_cancelled_by_its_worker(world):
     with nothing_written(world):
         cancel(world, claim.job_id)
     with world.sessions.begin() as session:
-        assert renew_lease(session, claim, lease=LEASE).cancel_requested
+        assert renew_lease(session, lock_claimed_job(session, claim), lease=LEASE).cancel_requested
     world.fail(claim, Reason.CANCELLED_BY_CALLER)
     assert world.job(claim.job_id).state == JobState.CANCELLED
 
@@ -72,7 +72,7 @@ def test_a_cancelled_job_is_not_started_again_whatever_becomes_of_its_worker(wor
         world.sweep()
     elif how == "release":
         with world.sessions.begin() as session:
-            release_job(session, claim)
+            release_job(session, lock_claimed_job(session, claim))
     else:
         world.fail(claim, Reason.OUT_OF_MEMORY, retry=True)
     job = world.job(claim.job_id)

@@ -6,22 +6,19 @@ from sqlalchemy import text
 
 from ledger.errors import StaleClaim
 from ledger.events.timeline import list_job_events
-from ledger.jobs import claims, results
+from ledger.jobs import claims
 from ledger.jobs.attempts import MAX_RETRY_WAIT
+from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState
 from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_written, progress, publish
 
 WRITES = {
-    "renew": lambda session, claim: claims.renew_lease(session, claim, lease=LEASE),
+    "lock": lock_claimed_job,
     "progress": progress,
-    "processes": lambda session, claim: claims.record_processes(session, claim, processes=2, hosts=1),
-    "verify": claims.enter_verifying,
     "publish": publish,
-    "fail": lambda session, claim: results.fail(session, claim, reason=Reason.UNEXPECTED, detail="late", retry=True),
-    "escalate": lambda session, claim: results.escalate(session, claim, finding={}, why="Not verified."),
-    "release": claims.release_job,
 }
+"""The other writes take a `ClaimedJob`, as progress does, which `lock_claimed_job` alone gives."""
 
 
 @pytest.fixture(params=WRITES)
@@ -37,7 +34,7 @@ def refused(world, claim, write):
 def test_the_timeline_says_on_how_many_processes_a_job_runs(world):
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
-        claims.record_processes(session, claim, processes=4, hosts=2)
+        claims.record_processes(session, lock_claimed_job(session, claim), processes=4, hosts=2)
         said = [event.text for event in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)]
     assert said[-1] == "It runs on several processes: 4 a host; hosts: 2."
 
@@ -138,7 +135,7 @@ def test_after_its_result_a_claim_is_over(world, write):
 def test_renewing_keeps_the_lease(world):
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
-        assert not claims.renew_lease(session, claim, lease=LEASE * 10).cancel_requested
+        assert not claims.renew_lease(session, lock_claimed_job(session, claim), lease=LEASE * 10).cancel_requested
     assert world.sweep().expired == []
     assert world.count("jobs", "lease_until > clock_timestamp() + interval '9 minutes'") == 1
 
@@ -219,7 +216,7 @@ def test_a_worker_that_is_shut_down_gives_the_job_back_without_losing_a_try(worl
     claim = world.submit_and_claim(1)
     for attempt in range(1, 6):
         with world.sessions.begin() as session:
-            claims.release_job(session, claim)
+            claims.release_job(session, lock_claimed_job(session, claim))
         assert world.job(claim.job_id).state == JobState.QUEUED
         claim = world.claim(claim.job_id)
         assert claim.attempt == attempt + 1

@@ -10,6 +10,7 @@ from ledger.jobs import results
 from ledger.jobs.approvals import approve, set_approvals
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
+from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_versions
@@ -21,7 +22,8 @@ from tests.ledger.conftest import IEU, LTU, digests, nothing_written, progress, 
 
 def escalate(world, claim, **more):
     with world.sessions.begin() as session:
-        return results.escalate(session, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more)
+        job = lock_claimed_job(session, claim)
+        return results.escalate(session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more)
 
 
 def test_publishing_writes_version_report_erased_samples_and_states_together(world):
@@ -190,12 +192,12 @@ def test_a_job_that_gets_further_has_all_its_attempts_again(world):
     claim = world.submit_and_claim(1)
     for step in (10, 20, 30, 40, 50):
         with world.sessions.begin() as session:
-            record_checkpoint(session, claim, sha256="ab" * 32, step=step, total=100)
+            record_checkpoint(session, lock_claimed_job(session, claim), sha256="ab" * 32, step=step, total=100)
         world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_tries=2)
         claim = world.claim(claim.job_id)
     for left in (1, 0):  # at the same step it is no progress, also if its checkpoint was lost in between
         with world.sessions.begin() as session:
-            record_checkpoint(session, claim, sha256="ab" * 32, step=50, total=100)
+            record_checkpoint(session, lock_claimed_job(session, claim), sha256="ab" * 32, step=50, total=100)
         world.fail(claim, Reason.GPU_LOST, retry=True, max_tries=2)
         claim = world.claim(claim.job_id) if left else None
     assert world.job(world.submit(2).targets[0].job.id).state == JobState.QUEUED

@@ -12,6 +12,7 @@ from ledger.events.timeline import list_request_events
 from ledger.jobs.approvals import refuse, set_approvals
 from ledger.jobs.cancellation import retry_job
 from ledger.jobs.checkpoints import record_checkpoint
+from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import samples_of_closed_job
 from ledger.metrics import Due
 from ledger.requests.cancellation import cancel_request, dismiss_request
@@ -170,7 +171,7 @@ def wait_for_a_retry(world):
     first, second = world.submit(1, 2, window=timedelta(hours=1)), world.submit(2, 3, expedite=True)
     claim = world.claim(second.targets[0].job.id)
     with world.sessions.begin() as session:
-        record_checkpoint(session, claim, sha256="ab" * 32, step=3, total=9)
+        record_checkpoint(session, lock_claimed_job(session, claim), sha256="ab" * 32, step=3, total=9)
     world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, first_wait=timedelta(minutes=1))
     return first, second
 
