@@ -21,7 +21,7 @@ from expunge.operator.deployment import open_database
 from expunge.stack.broker import free_port
 from expunge.stack.stack import Options, run_stack
 from ledger.jobs.claims import claim, enter_verifying, lock_claimed_job
-from ledger.jobs.results import publish
+from ledger.jobs.results import Publication, publish
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
@@ -100,8 +100,7 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
         publish(
             session,
             held,
-            document=read(RECORDED | {"report_id": str(uuid4())}),
-            weights_path="1.safetensors",
+            Publication(document=read(RECORDED | {"report_id": str(uuid4())}), weights_path="1.safetensors"),
             timings={"load": 1.0, "unlearn": 20.0, "audit_membership": 3.0, "audit_relearn": 4.0, "publish": 0.1},
         )
 

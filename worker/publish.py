@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,12 +12,13 @@ from ledger.events.timeline import list_job_events
 from ledger.jobs import results
 from ledger.jobs.claims import Claim, Rewritten
 from ledger.jobs.jobs import list_attempts
+from ledger.jobs.results import Publication
 from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples, commit_subjects
-from report.document import Document, write
+from report.document import write
 from report.sheet import Sheet, to_pictures
 from report.sheet import to_bytes as sheet_to_bytes
 from unlearning.steps import Progress
@@ -33,22 +33,6 @@ from worker.settings import Settings
 from worker.signing import Signer, remember_signed, sign_head, sign_statement
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreparedResult:
-    """What is to be published: the name of the file with the weights, the report, the commitment to the forget set, and the file
-    of reference predictions without the forget set's rows, if the model has references that can be read. people: the commitment
-    to whoever asked by name, if anybody did. checkpoints: the weights after slices of the training that saw nothing of the forget
-    set; None for a model that has none and gets none.
-    """
-
-    weights: str
-    document: Document
-    commitment: Commitment
-    people: Commitment | None
-    references: ReferenceFile | None
-    checkpoints: Sequence[Mapping[str, Any]] | None
 
 
 def publish(
@@ -67,26 +51,10 @@ def publish(
     """
     claim = reporter.monitor.claim
     with stage(reporter, Phase.REPORT):
-        prepared = prepare(reporter, inputs, result, settings=settings)
-        statement = None if signer is None else sign_statement(prepared.document, signer=signer)
-        made = prepared.document.report.model
-        signature = None if model_signer is None else model_signer.sign(made.name, made.weights_after_sha256)
+        prepared = prepare(reporter, inputs, result, settings=settings, signer=signer, model_signer=model_signer)
     with stage(reporter, Phase.PUBLISH), refusals_counted(reporter.sessions, claim) as session:
         started = time.monotonic()
-        results.publish(
-            session,
-            claim,
-            document=prepared.document,
-            weights_path=prepared.weights,
-            timings=dict(reporter.timings),
-            commitment=prepared.commitment,
-            people=prepared.people,
-            statement=statement,
-            references=prepared.references,
-            utility_drop=result.findings.utility.drop,
-            checkpoints=prepared.checkpoints,
-            signature=signature,
-        )
+        results.publish(session, claim, prepared, timings=dict(reporter.timings))
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)
         results.record_publication_time(session, claim, time.monotonic() - started)
@@ -114,9 +82,15 @@ def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) ->
 
 
 def prepare(
-    reporter: ProgressReporter, inputs: JobInputs, result: AttemptResult, *, settings: Settings
-) -> PreparedResult:
-    """Write the weights and the report. Raises InvalidReport, and OSError if the disk is full."""
+    reporter: ProgressReporter,
+    inputs: JobInputs,
+    result: AttemptResult,
+    *,
+    settings: Settings,
+    signer: Signer | None = None,
+    model_signer: ModelSigner | None = None,
+) -> Publication:
+    """Write the weights and the report, and sign them. Raises InvalidReport, and OSError if the disk is full."""
     claim = reporter.monitor.claim
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
@@ -125,24 +99,29 @@ def prepare(
     report_progress(reporter, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
-    report = build_report(
-        claim,
-        inputs,
-        result,
-        report_id=uuid4(),
-        background=read_background(reporter),
-        manifest_root=commitment.root,
-        subjects_root=None if people is None else people.root,
-        weights_sha256=sha256,
-        timings=attempt_timings(reporter),
+    document = write(
+        build_report(
+            claim,
+            inputs,
+            result,
+            report_id=uuid4(),
+            background=read_background(reporter),
+            manifest_root=commitment.root,
+            subjects_root=None if people is None else people.root,
+            weights_sha256=sha256,
+            timings=attempt_timings(reporter),
+        )
     )
-    return PreparedResult(
-        weights=weights,
-        document=write(report),
+    return Publication(
+        document=document,
+        weights_path=weights,
         commitment=commitment.seal(key),
         people=None if people is None else people.seal(key),
+        statement=None if signer is None else sign_statement(document, signer=signer),
         references=references,
+        utility_drop=result.findings.utility.drop,
         checkpoints=_remaining_checkpoints(claim, inputs, result),
+        signature=None if model_signer is None else model_signer.sign(claim.model, sha256),
     )
 
 

@@ -24,41 +24,34 @@ from report.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """The version that a job has made, its report, and how many samples it erases."""
+class Publication:
+    """What a job publishes.
 
-    version_id: UUID
-    version_number: int
-    report_id: UUID
-    samples: int
+    document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
+    commitment: of the report's Merkle root; people: of its root over people, if anybody asked by name; both sealed. statement: the
+    signed envelope. references: the file of reference predictions without the rows of this job's samples; without one a model that
+    has references loses them, because its file cannot be read. utility_drop: points of merit that the version lost beyond what less
+    data explains. checkpoints: the weights after slices of the training that may still be used, in place of those that the model's
+    details list; None leaves these. signature: of the weights, for other tools (OpenSSF model signing).
+    """
+
+    document: Document
+    weights_path: str
+    commitment: Commitment | None = None
+    people: Commitment | None = None
+    statement: Mapping[str, Any] | None = None
+    references: ReferenceFile | None = None
+    utility_drop: float = 0.0
+    checkpoints: Sequence[Mapping[str, Any]] | None = None
+    signature: Mapping[str, Any] | None = None
 
 
-def publish(
-    session: Session,
-    claim: Claim,
-    *,
-    document: Document,
-    weights_path: str,
-    timings: Mapping[str, float],
-    commitment: Commitment | None = None,
-    people: Commitment | None = None,
-    statement: Mapping[str, Any] | None = None,
-    references: ReferenceFile | None = None,
-    utility_drop: float = 0.0,
-    checkpoints: Sequence[Mapping[str, Any]] | None = None,
-    signature: Mapping[str, Any] | None = None,
-) -> Published:
-    """Publish the result in the caller's transaction: version, report, erased samples, states and events.
+def publish(session: Session, claim: Claim, result: Publication, *, timings: Mapping[str, float]) -> None:
+    """Publish a result in the caller's transaction: version, report, erased samples, states and events.
 
     If the model's versions need approval, or this one lost more merit than the model allows, only the version and the report are
-    written, and the job awaits approval. The files of `references` and `checkpoints` become the model's when it is approved.
-    document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
-    commitment: of the report's Merkle root; people: of its root over people; both sealed. statement: the signed envelope.
-    references: the file of reference predictions without the rows of this job's samples; without one a model that has references
-    loses them, because its file cannot be read.
-    utility_drop: points of merit that the version lost beyond what less data explains. checkpoints: the weights after slices of the
-    training that may still be used, in place of those that the model's details list; None leaves these. signature: of the weights,
-    for other tools (OpenSSF model signing).
+    written, and the job awaits approval. The files of its references and checkpoints become the model's when it is approved.
+    timings: seconds by stage since the claim.
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -67,44 +60,33 @@ def publish(
     job = lock_claimed_job(session, claim)
     if job.cancel_requested:
         raise JobCancelled(f"job {job.id} was cancelled before its result was published")
-    version, stored = _add_version(session, claim, document, weights_path, statement=statement, signature=signature)
-    if commitment is not None:
-        record_commitment(session, job.id, commitment, people)
-    replaced = None if claim.references is None else (claim.references, references)
+    version, report = _add_version(session, claim, result)
+    if result.commitment is not None:
+        record_commitment(session, job.id, result.commitment, result.people)
+    replaced = None if claim.references is None else (claim.references, result.references)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
-    data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
+    data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
-    hold_files(version, model, CleanFiles(references=replaced, checkpoints=checkpoints))
-    if model.approve_versions or utility_drop > model.approve_utility_drop:
-        _await_approval(session, job, version, drop=utility_drop, allowed=model.approve_utility_drop)
+    hold_files(version, model, CleanFiles(references=replaced, checkpoints=result.checkpoints))
+    if model.approve_versions or result.utility_drop > model.approve_utility_drop:
+        _await_approval(session, job, version, drop=result.utility_drop, allowed=model.approve_utility_drop)
     else:
         release_files(session, version)
         complete_job(session, job, version, data)
-    return Published(
-        version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
-    )
 
 
-def _add_version(
-    session: Session,
-    claim: Claim,
-    document: Document,
-    weights_path: str,
-    *,
-    statement: Mapping[str, Any] | None,
-    signature: Mapping[str, Any] | None,
-) -> tuple[ModelVersion, Report]:
+def _add_version(session: Session, claim: Claim, result: Publication) -> tuple[ModelVersion, Report]:
     """Write the rows of the version that a job has made, and of its report."""
-    content = document.report
+    content = result.document.report
     version = ModelVersion(
         model_id=claim.model_id,
         number=claim.next_version,
         kind=VersionKind.UNLEARNED,
         weights_sha256=content.model.weights_after_sha256,
-        weights_path=weights_path,
+        weights_path=result.weights_path,
         job_id=claim.job_id,
-        signature=dict(signature) if signature is not None else None,
+        signature=None if result.signature is None else dict(result.signature),
     )
     session.add(version)
     session.flush()
@@ -114,9 +96,9 @@ def _add_version(
         job_id=claim.job_id,
         version_id=version.id,
         verdict=Verdict(content.verdict.value),
-        sha256=document.sha256,
-        body=json.loads(document.content),
-        statement=dict(statement) if statement is not None else None,
+        sha256=result.document.sha256,
+        body=json.loads(result.document.content),
+        statement=None if result.statement is None else dict(result.statement),
     )
     session.add(report)
     return version, report

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.stack.broker import free_port
 from ledger.jobs.claims import Claim, claim, enter_verifying, lock_claimed_job, record_progress
-from ledger.jobs.results import fail, publish
+from ledger.jobs.results import Publication, fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
@@ -267,17 +267,16 @@ def publish_job(
     document = read(report)
     with sessions.begin() as session:
         enter_verifying(session, lock_claimed_job(session, claimed))
-        published = publish(
-            session,
-            claimed,
+        result = Publication(
             document=document,
             weights_path="/nowhere/1.safetensors",
-            timings={"load": 0.5, "unlearn": 4.0, "data_wait": 1.0, "audit_membership": 2.0, "publish": 0.25},
             commitment=commitment.seal(key),
             people=people.seal(key),
             statement=sign(document) if sign else None,
         )
-    return published.report_id
+        timings = {"load": 0.5, "unlearn": 4.0, "data_wait": 1.0, "audit_membership": 2.0, "publish": 0.25}
+        publish(session, claimed, result, timings=timings)
+    return UUID(document.report.report_id)
 
 
 def fail_job(sessions: sessionmaker[Session], job_id: UUID | str) -> None:

@@ -216,7 +216,7 @@ def test_a_version_was_made_to_forget_as_many_samples_as_its_report_says(world):
     serve(world, 2)
     claim = world.submit_and_claim(1, 5)
     assert claim.forget == frozenset(digests(5))
-    report_id = world.finish(claim).report_id
+    report_id = world.finish(claim)
     assert world.claim(world.submit(2).targets[0].job.id) is None
     given = {"tenant_id": world.tenant_id}
     with world.sessions.begin() as session:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ledger.errors import InvalidPlace, UnknownEntry
 from ledger.registry.access import ensure_tenant
+from ledger.registry.models import get_model
 from ledger.requests.cancellation import dismiss_request
 from ledger.states import Reason
 from ledger.transparency.log import (
@@ -163,16 +164,18 @@ def test_places_are_given_by_one_at_a_time_and_none_twice(world):
 def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_record(world):
     request = world.submit(1, 2)
     claim = world.claim(request.targets[0].job.id)
-    published = world.finish(claim)
+    report_id = world.finish(claim)
+    with world.sessions() as session:
+        version_id = get_model(session, tenant_id=world.tenant_id, name="small").version.id
     checkpoint(world)
     asked = check_entry(prove(world, request.id), keys=KEYS)
     result = check_entry(prove(world, claim.job_id, LogKind.RESULT), keys=KEYS)
-    promotion = check_entry(prove(world, published.version_id, LogKind.PROMOTION), keys=KEYS)
+    promotion = check_entry(prove(world, version_id, LogKind.PROMOTION), keys=KEYS)
     assert [entry.kind for entry in (asked, result, promotion)] == ["request", "result", "promotion"]
     assert (asked.content["request"], asked.content["accepted"]) == (str(request.id), 2)
     assert result.content["state"] == "completed"
     assert result.content["requests"] == [str(request.id)]
-    assert result.content["report"]["id"] == str(published.report_id)
+    assert result.content["report"]["id"] == str(report_id)
     assert promotion.content == {
         "model": "small",
         "version": 2,
