@@ -23,11 +23,10 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps, each_step_in, run_to_completion
 from unlearning.task import Task
-from worker.checkpoints import CheckpointPlan, checkpointing, find_checkpoint, save_unlearned
+from worker.checkpoints import checkpointing, find_checkpoint, save_unlearned
 from worker.inputs import JobInputs
-from worker.lease import fenced
-from worker.progress import ProgressReporter, add_time, report_progress, stage
-from worker.ranks import Launch, Ranks, launched
+from worker.lease import Run, add_time, fenced, report_progress, stage
+from worker.ranks import Ranks, launched
 from worker.settings import Settings
 from worker.slices import keep_slice, latest_checkpoint
 
@@ -44,42 +43,33 @@ class AttemptResult:
     seconds: float
 
 
-def run_attempt(
-    reporter: ProgressReporter,
-    inputs: JobInputs,
-    *,
-    spec: AuditSpec,
-    plan: CheckpointPlan,
-    launch: Launch | None = None,
-) -> AttemptResult:
+def run_attempt(run: Run, inputs: JobInputs, *, spec: AuditSpec) -> AttemptResult:
     """Run the claim's method on a copy of the original model, and audit it. The original is never changed.
 
-    launch: of the ranks that do both; None to do it in this process. Raises MethodRefused, InvalidSpec, NotFinite, RankFailed, and
-    what `LeaseMonitor.check` raises.
+    Raises MethodRefused, InvalidSpec, NotFinite, RankFailed, and what `Run.check` raises.
     """
-    claim, started = reporter.monitor.claim, time.monotonic()
+    claim, started = run.claim, time.monotonic()
     with ExitStack() as stack:
         ranks = None
-        if launch is not None:
-            with stage(reporter, Phase.LOAD):
-                ranks = stack.enter_context(launched(launch, check=reporter.monitor.check))
-                assert isinstance(launch.settings, Settings)
-                ranks.load(claim, launch.settings, plan)
-        model, outcome = run_method(reporter, inputs, plan=plan, ranks=ranks)
-        with fenced(reporter.sessions, claim) as (session, job):
+        if run.launch is not None:
+            with stage(run, Phase.LOAD):
+                ranks = stack.enter_context(launched(run.launch, check=run.check))
+                ranks.load(claim, run.settings)
+        model, outcome = run_method(run, inputs, ranks=ranks)
+        with fenced(run) as (session, job):
             enter_verifying(session, job)
         with span("audit"):
             if ranks is None:
                 steps = audit_steps(claim, inputs, model, spec)
             else:
                 steps = ranks.audit(model, spec, merit=inputs.workload.objective.utility)
-            findings = run_reporting(reporter, steps, phase=Phase.AUDIT_MEMBERSHIP)
+            findings = run_reporting(run, steps, phase=Phase.AUDIT_MEMBERSHIP)
     if not findings.change.finite:
         raise NotFinite("The outputs of the new model are not finite numbers.")
     return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
 
 
-def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, plan: CheckpointPlan) -> Steps:
+def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, settings: Settings) -> Steps:
     """Begin the claim's method on `model`."""
     workload = inputs.workload
     task = Task(
@@ -93,14 +83,14 @@ def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State
         criterion=inputs.held_out.criterion,
         seed=claim.seed,
         references=None if inputs.references is None else inputs.references.aims,
-        checkpoint=latest_checkpoint(inputs.checkpoints, plan.storage),
+        checkpoint=latest_checkpoint(inputs.checkpoints, settings.files),
         keep_slice=partial(
             keep_slice,
-            storage=plan.storage,
+            storage=settings.files,
             remain=inputs.remain,
             dataset=claim.dataset,
-            key=plan.sample_key,
-            fitted_to=plan.fitted_to,
+            key=settings.sample_key_bytes,
+            fitted_to=workload.fitted_to,
         ),
         adapters=workload.adapters,
         state=state,
@@ -130,33 +120,31 @@ def audit_steps(
     )
 
 
-def run_method(
-    reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan, ranks: Ranks | None = None
-) -> tuple[nn.Module, Outcome]:
+def run_method(run: Run, inputs: JobInputs, *, ranks: Ranks | None = None) -> tuple[nn.Module, Outcome]:
     """Run the claim's method on a copy of the original, from the last training checkpoint if there is one."""
-    claim = reporter.monitor.claim
+    claim = run.claim
     model = copy_network(inputs.original)
-    saved = find_checkpoint(reporter, plan) or {}
+    saved = find_checkpoint(run, inputs) or {}
     if "outcome" in saved:
         model.load_state_dict(saved["model"])
         return model.eval(), Outcome(**saved["outcome"])
     resumed = saved.get("state", {})
     if ranks is None:
-        state = State(resumed, should_stop=reporter.monitor.must_stop)
-        steps = method_steps(claim, inputs, model, state, plan=plan)
+        state = State(resumed, should_stop=run.must_stop)
+        steps = method_steps(claim, inputs, model, state, settings=run.settings)
     else:
         state, steps = ranks.state, ranks.unlearn(model, resumed=resumed)
     with span("unlearn"):
-        save = checkpointing(reporter, state, plan)
+        save = checkpointing(run, inputs, state)
 
         def after_step(progress: Progress) -> None:
             if claim.method["kind"] in EXACT:
                 check_loss(progress)
             save(progress)
 
-        outcome = run_reporting(reporter, steps, phase=Phase.UNLEARN, after_step=after_step)
+        outcome = run_reporting(run, steps, phase=Phase.UNLEARN, after_step=after_step)
     check_finite(model, inputs.original)
-    save_unlearned(reporter, plan, model=model.eval(), outcome=outcome)
+    save_unlearned(run, inputs, model=model.eval(), outcome=outcome)
     return model, outcome
 
 
@@ -179,7 +167,7 @@ def check_finite(model: nn.Module, original: nn.Module) -> None:
 
 
 def run_reporting(
-    reporter: ProgressReporter,
+    run: Run,
     steps: Generator[Progress, None, T],
     *,
     phase: Phase,
@@ -188,21 +176,21 @@ def run_reporting(
     """Run steps to completion and return their result; report the progress of each and its time by phase.
 
     phase: where the steps start. after_step: called before the progress of a step is reported.
-    Raises what `LeaseMonitor.check` raises, at a step boundary.
+    Raises what `Run.check` raises, at a step boundary.
     """
-    report_progress(reporter, Progress(phase=phase.value, step=0, total=0))
+    report_progress(run, Progress(phase=phase.value, step=0, total=0))
     started = time.monotonic()
 
     def on_progress(progress: Progress) -> None:
         nonlocal phase, started
         phase = Phase(progress.phase)
-        add_time(reporter, phase, time.monotonic() - started)
+        add_time(run, phase, time.monotonic() - started)
         if progress.waited:
-            add_time(reporter, DATA_WAIT, progress.waited)
+            add_time(run, DATA_WAIT, progress.waited)
         after_step(progress)
         started = time.monotonic()
-        report_progress(reporter, progress)
+        report_progress(run, progress)
 
     result = run_to_completion(each_step_in(steps, lambda: span("step", phase=phase.value)), on_progress)
-    add_time(reporter, phase, time.monotonic() - started)
+    add_time(run, phase, time.monotonic() - started)
     return result

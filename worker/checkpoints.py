@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,80 +30,64 @@ from unlearning.state import State
 from unlearning.steps import Outcome, Progress
 from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint
 from worker.cleanup import folder_of
-from worker.lease import fenced
-from worker.progress import ProgressReporter, add_time, attempt_timings
+from worker.inputs import JobInputs
+from worker.lease import Run, add_time, attempt_timings, fenced
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointPlan:
-    """Where checkpoints go, and how many seconds lie between two of them.
-
-    sample_key: hashes the IDs of what a slice has seen. fitted_to: of the workload. references: the SHA-256 of the reference
-    predictions that the job uses; None if it uses none.
-    """
-
-    storage: Storage
-    interval: float
-    sample_key: bytes
-    fitted_to: str | None = None
-    references: str | None = None
-
-
-def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:
+def checkpointing(run: Run, inputs: JobInputs, state: State) -> Callable[[Progress], None]:
     """Make what is called between two steps: it saves the run once the interval is over, and when the worker is to stop."""
+    interval = run.settings.checkpoint_seconds
     saved_at, saved_step = time.monotonic(), 0
 
     def save_if_due(progress: Progress) -> None:
         nonlocal saved_at, saved_step
-        if time.monotonic() - saved_at < plan.interval and not reporter.monitor.stop_signal.is_set:
+        if time.monotonic() - saved_at < interval and not run.stop_signal.is_set:
             return
         step = progress.step if state.step is None else state.step
         if step == saved_step:
             return  # An owner's training function has given no new state to save.
-        _save(reporter, plan, {"state": state.snapshot()}, step=step, total=progress.total)
+        _save(run, inputs, {"state": state.snapshot()}, step=step, total=progress.total)
         saved_at, saved_step = time.monotonic(), step
 
     return save_if_due
 
 
-def save_unlearned(reporter: ProgressReporter, plan: CheckpointPlan, *, model: nn.Module, outcome: Outcome) -> None:
+def save_unlearned(run: Run, inputs: JobInputs, *, model: nn.Module, outcome: Outcome) -> None:
     """Save the end of a method, so that the next attempt repeats only the audit."""
     content = {"model": model.state_dict(), "outcome": asdict(outcome)}
-    _save(reporter, plan, content, step=outcome.steps, total=outcome.steps)
+    _save(run, inputs, content, step=outcome.steps, total=outcome.steps)
 
 
-def _save(
-    reporter: ProgressReporter, plan: CheckpointPlan, content: Mapping[str, Any], *, step: int, total: int
-) -> None:
+def _save(run: Run, inputs: JobInputs, content: Mapping[str, Any], *, step: int, total: int) -> None:
     """Write a checkpoint, record it in the ledger, and delete older ones.
 
     A full disk does not end the run: it is recorded, and the run continues. Raises StaleClaim, and then leaves no file.
     """
-    claim = reporter.monitor.claim
+    claim, storage = run.claim, run.settings.files
     folder = folder_of(claim.job_id)
-    timings = attempt_timings(reporter)
+    timings = attempt_timings(run)
     seconds, waited = (timings.get(name, 0.0) for name in (Phase.UNLEARN.value, DATA_WAIT))
     try:
-        written = checkpoint_to_bytes({"of": _identity(claim, plan), "seconds": seconds, "waited": waited, **content})
-        name, sha256 = plan.storage.put(written, f"{folder}/{claim.attempt}")
+        written = checkpoint_to_bytes({"of": _identity(claim, inputs), "seconds": seconds, "waited": waited, **content})
+        name, sha256 = storage.put(written, f"{folder}/{claim.attempt}")
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
         logger.warning("job %s: no checkpoint was saved at step %s: %s", claim.job_id, step, why)
-        with fenced(reporter.sessions, claim) as (session, job):
+        with fenced(run) as (session, job):
             record_unsaved_checkpoint(session, job, why=why)
         return
     try:
-        with fenced(reporter.sessions, claim) as (session, job):
+        with fenced(run) as (session, job):
             record_checkpoint(session, job, sha256=sha256, step=step, total=total)
     except StaleClaim:
         with suppress(OSError):  # It is deleted when the job has ended.
-            plan.storage.delete(name)
+            storage.delete(name)
         raise
     try:
-        others = [file for file in plan.storage.list_files(folder) if file.name != name]
-        delete_all(plan.storage.delete, [file.name for file in others if _attempt_of(file) <= claim.attempt])
+        others = [file for file in storage.list_files(folder) if file.name != name]
+        delete_all(storage.delete, [file.name for file in others if _attempt_of(file) <= claim.attempt])
     except OSError as error:  # They are deleted with the next one, or when the job has ended.
         logger.warning("job %s: older checkpoints were not deleted: %s", claim.job_id, error)
 
@@ -113,33 +97,33 @@ def _attempt_of(file: StoredFile) -> int:
     return int(file.name.split("/")[-2])
 
 
-def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping[str, Any] | None:
+def find_checkpoint(run: Run, inputs: JobInputs) -> Mapping[str, Any] | None:
     """Load the checkpoint from which the claim's job resumes; None if there is none.
 
     One that cannot be used is recorded and discarded. The time that the run took up to it counts as this attempt's.
     """
-    claim = reporter.monitor.claim
-    with fenced(reporter.sessions, claim) as (_, job):
+    claim = run.claim
+    with fenced(run) as (_, job):
         recorded = last_checkpoint(job)
     if recorded is None:
         return None
     name = f"{folder_of(claim.job_id)}/{recorded.attempt}/{recorded.sha256}.safetensors"
     try:
-        path = fetch_checkpoint(plan.storage, name, recorded.sha256)
+        path = fetch_checkpoint(run.settings.files, name, recorded.sha256)
         content = load_training_checkpoint(path, recorded.sha256)
-        if content["of"] != _identity(claim, plan):
+        if content["of"] != _identity(claim, inputs):
             raise CheckpointUnusable("it is of another method, or of other weights, samples or references")
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
-        with fenced(reporter.sessions, claim) as (session, job):
+        with fenced(run) as (session, job):
             discard_checkpoint(session, job, recorded, why=str(error))
         return None
-    with fenced(reporter.sessions, claim) as (session, job):
+    with fenced(run) as (session, job):
         record_resumption(session, job, recorded)
-    add_time(reporter, Phase.UNLEARN, content["seconds"])
+    add_time(run, Phase.UNLEARN, content["seconds"])
     if waited := content.get("waited"):  # which checkpoints of older versions lack
-        add_time(reporter, DATA_WAIT, waited)
-    reporter.resumed = True
+        add_time(run, DATA_WAIT, waited)
+    run.resumed = True
     return content
 
 
@@ -153,9 +137,10 @@ def fetch_checkpoint(storage: Storage, name: str, sha256: str) -> Path:
         raise CheckpointUnusable("its file is damaged: the SHA-256 is not the recorded one") from None
 
 
-def _identity(claim: Claim, plan: CheckpointPlan) -> dict[str, Any]:
+def _identity(claim: Claim, inputs: JobInputs) -> dict[str, Any]:
     """Everything that a run depends on: runs with the same identity take the same steps."""
-    given = {"fitted_to": plan.fitted_to, "references": plan.references}
+    file = None if inputs.references is None else claim.references
+    given = {"fitted_to": inputs.workload.fitted_to, "references": None if file is None else file.sha256}
     return {name: value for name, value in given.items() if value is not None} | {
         "workload": claim.workload,
         "method": dict(claim.method),

@@ -26,8 +26,7 @@ from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
 from worker.inputs import JobInputs, read_references, write_references
-from worker.lease import refusals_counted
-from worker.progress import ProgressReporter, attempt_timings, report_progress, stage
+from worker.lease import Run, attempt_timings, refusals_counted, report_progress, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
 from worker.signing import Signer, remember_signed, sign_head, sign_statement
@@ -36,11 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def publish(
-    reporter: ProgressReporter,
+    run: Run,
     inputs: JobInputs,
     result: AttemptResult,
     *,
-    settings: Settings,
     signer: Signer | None = None,
     model_signer: ModelSigner | None = None,
 ) -> None:
@@ -49,12 +47,12 @@ def publish(
     The weights are written first: a file without a row is only litter, a row without its file would be a broken version.
     Raises StaleClaim, InvalidReport, and OSError if the disk is full; nothing is published then.
     """
-    claim = reporter.monitor.claim
-    with stage(reporter, Phase.REPORT):
-        prepared = prepare(reporter, inputs, result, settings=settings, signer=signer, model_signer=model_signer)
-    with stage(reporter, Phase.PUBLISH), refusals_counted(reporter.sessions, claim) as session:
+    claim, settings = run.claim, run.settings
+    with stage(run, Phase.REPORT):
+        prepared = prepare(run, inputs, result, signer=signer, model_signer=model_signer)
+    with stage(run, Phase.PUBLISH), refusals_counted(run) as session:
         started = time.monotonic()
-        results.publish(session, claim, prepared, timings=dict(reporter.timings))
+        results.publish(session, claim, prepared, timings=dict(run.timings))
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)
         results.record_publication_time(session, claim, time.monotonic() - started)
@@ -62,7 +60,7 @@ def publish(
         remember_signed(folder, head)
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
-        delete_outdated_files(settings.files, reporter.sessions)
+        delete_outdated_files(settings.files, run.sessions)
     except (OSError, *DATABASE_AWAY) as error:
         logger.warning("job %s is published; what it made outdated is deleted later: %s", claim.job_id, error)
 
@@ -82,21 +80,20 @@ def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) ->
 
 
 def prepare(
-    reporter: ProgressReporter,
+    run: Run,
     inputs: JobInputs,
     result: AttemptResult,
     *,
-    settings: Settings,
     signer: Signer | None = None,
     model_signer: ModelSigner | None = None,
 ) -> Publication:
     """Write the weights and the report, and sign them. Raises InvalidReport, and OSError if the disk is full."""
-    claim = reporter.monitor.claim
+    claim, settings = run.claim, run.settings
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
-    report_progress(reporter, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
+    report_progress(run, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
     remaining = inputs.remaining_references
     references = None if remaining is None else write_references(remaining, settings.files)
-    report_progress(reporter, Progress(phase=Phase.REPORT.value, step=2, total=2))
+    report_progress(run, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
     document = write(
@@ -105,11 +102,11 @@ def prepare(
             inputs,
             result,
             report_id=uuid4(),
-            background=read_background(reporter),
+            background=read_background(run),
             manifest_root=commitment.root,
             subjects_root=None if people is None else people.root,
             weights_sha256=sha256,
-            timings=attempt_timings(reporter),
+            timings=attempt_timings(run),
         )
     )
     return Publication(
@@ -159,10 +156,10 @@ def commit_to_people(claim: Claim, *, key: bytes) -> Commitment | None:
     )
 
 
-def read_background(reporter: ProgressReporter) -> Background:
+def read_background(run: Run) -> Background:
     """Read from the ledger what the report says beside the measurements."""
-    claim = reporter.monitor.claim
-    with reporter.sessions.begin() as session:
+    claim = run.claim
+    with run.sessions.begin() as session:
         return Background(
             attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
             timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id, limit=None),

@@ -31,7 +31,6 @@ from unlearning.sharding import whole
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from worker.attempt import audit_steps, method_steps
-from worker.checkpoints import CheckpointPlan
 from worker.child import die_with_parent
 from worker.failures import RankFailed, as_method_failure, classify
 from worker.inputs import JobInputs, load_inputs, load_workload
@@ -71,7 +70,7 @@ class Rank:
 
     device: torch.device
     claim: Claim = field(init=False)
-    plan: CheckpointPlan = field(init=False)
+    settings: Settings = field(init=False)
     inputs: JobInputs = field(init=False)
     model: nn.Module = field(init=False)
     state: State = field(init=False)
@@ -81,9 +80,9 @@ class Rank:
     private_ids: Collection[str] = ()
     expected: type[Exception] | tuple[()] = ()
 
-    def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
+    def load(self, claim: Claim, settings: Settings) -> None:
         """Load the inputs of a job."""
-        self.claim, self.plan, self.owned, self.storage = claim, plan, settings.allowed, settings.files
+        self.claim, self.settings, self.owned, self.storage = claim, settings, settings.allowed, settings.files
         workload = load_workload(claim.workload, allowed=settings.allowed)
         self.private_ids = workload.private_ids
         self.inputs = load_inputs(claim, workload, settings, device=self.device)
@@ -96,7 +95,7 @@ class Rank:
     def unlearn(self, resumed: Mapping[str, Any]) -> None:
         """Begin the claim's method, on a copy of the served model."""
         self.model, self.state = copy_network(self.inputs.original), State(resumed)
-        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, plan=self.plan)
+        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, settings=self.settings)
 
     def audit(self, weights: Mapping[str, Tensor], spec: AuditSpec) -> None:
         """Begin the audit of a model with these weights."""

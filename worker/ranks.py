@@ -31,7 +31,6 @@ from unlearning.data.objectives import Merit
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps
-from worker.checkpoints import CheckpointPlan
 from worker.failures import Failure, NoGpu, RankFailed
 from worker.settings import ProcessSettings, Settings, choose_device
 
@@ -225,9 +224,9 @@ class Ranks:
         except (EOFError, OSError):
             raise _failure(self.launcher, self.folder) from None
 
-    def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
+    def load(self, claim: Claim, settings: Settings) -> None:
         """Have the ranks load the inputs of a job. Raises what loading raises."""
-        self.ask("load", claim, settings.model_copy(update=_NOT_SENT), plan)
+        self.ask("load", claim, settings.model_copy(update=_NOT_SENT))
 
     def begin(
         self, make: Make[T], *, resumed: Mapping[str, Any] = MappingProxyType({}), expected: type[Exception]

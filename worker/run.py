@@ -6,7 +6,7 @@ the job back), or the attempt fails with a reason, and is tried again if that ca
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -24,7 +24,6 @@ from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import EXACT
 from unlearning.specs.audit import AuditSpec
 from worker.attempt import AttemptResult, run_attempt
-from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
 from worker.failures import (
     AuditFailed,
@@ -37,10 +36,9 @@ from worker.failures import (
     classify,
 )
 from worker.inputs import JobInputs, load_inputs, load_workload
-from worker.lease import fenced, hold_lease
-from worker.progress import ProgressReporter, stage, start_next_attempt
+from worker.lease import Run, fenced, hold_lease, stage, start_next_attempt
 from worker.publish import publish, rewrite_references
-from worker.ranks import Launch, plan_launch
+from worker.ranks import plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
 from worker.watchdog import ProgressNotes
@@ -76,30 +74,23 @@ def run_job(
     if claim is None:
         return False
     logger.info("job %s: attempt %d runs %s", job_id, claim.attempt, claim.method["kind"])
-    with hold_lease(
-        claim,
-        sessions=sessions,
-        lease=settings.lease,
-        stop_signal=stop_signal,
-        notes=notes,
-        patience=settings.cancel_seconds,
-    ) as monitor:
-        reporter = ProgressReporter(monitor, sessions)
+    run = Run(claim, sessions, settings, stop_signal, notes)
+    with hold_lease(run):
         try:
-            execute(reporter, settings)
+            execute(run)
         except ShuttingDown:
-            release(reporter)
+            release(run)
         except JobCancelled:
             logger.info("job %s: cancelled by the caller", job_id)
-            fail(reporter, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False), settings)
+            fail(run, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False))
         except StaleClaim as error:
             logger.warning("job %s is left to the worker that holds it now: %s", job_id, error)
         except DATABASE_AWAY as error:
             logger.error("job %s is left to the sweep: the database is away: %s", job_id, type(error).__name__)
         except Exception as error:
-            failure = classify(error, owned=settings.allowed, ids=reporter.private_ids)
+            failure = classify(error, owned=settings.allowed, ids=run.private_ids)
             logger.error("job %s: %s: %s", job_id, failure.reason, failure.detail, exc_info=error)
-            fail(reporter, failure, settings)
+            fail(run, failure)
             if failure.reason is Reason.GPU_LOST:
                 raise GpuLost(failure.detail) from None
     return True
@@ -120,99 +111,84 @@ def claim_job(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settin
             rewritten = rewrite_references(left.file, left.samples, settings)
 
 
-def execute(reporter: ProgressReporter, settings: Settings) -> None:
+def execute(run: Run) -> None:
     """Run the policy's methods in order until one gives a result that may be published, and publish it."""
-    claim = reporter.monitor.claim
-    signer = find_signer(reporter.sessions, settings.signing_keys)
+    claim, settings = run.claim, run.settings
+    signer = find_signer(run.sessions, settings.signing_keys)
     model_signer = find_model_signer(settings.model_signing_key)
     if signer is None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
-    with stage(reporter, Phase.LOAD):
-        launch = plan_launch(settings)
-        if launch is not None:
-            count, hosts = launch.count, settings.hosts
+    with stage(run, Phase.LOAD):
+        run.launch = plan_launch(settings)
+        if run.launch is not None:
+            count, hosts = run.launch.count, settings.hosts
             logger.info("job %s: %d processes of this host run it, of %d hosts in all", claim.job_id, count, hosts)
-            with fenced(reporter.sessions, claim) as (session, job):
+            with fenced(run) as (session, job):
                 claims.record_processes(session, job, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
-        device = None if launch is None else torch.device("cpu")
+        device = None if run.launch is None else torch.device("cpu")
         workload = load_workload(claim.workload, allowed=settings.allowed)
-        reporter.private_ids = workload.private_ids  # before anything else of the owner's runs
+        run.private_ids = workload.private_ids  # before anything else of the owner's runs
         inputs = load_inputs(claim, workload, settings, device=device)
     if inputs.references_unused is not None:
-        with fenced(reporter.sessions, claim) as (session, job):
+        with fenced(run) as (session, job):
             claims.record_references_unused(session, job, why=inputs.references_unused)
-    plan = CheckpointPlan(
-        storage=settings.files,
-        interval=settings.checkpoint_seconds,
-        sample_key=settings.sample_key_bytes,
-        fitted_to=workload.fitted_to,
-        references=None if inputs.references is None or claim.references is None else claim.references.sha256,
-    )
     result = None
     while result is None:
-        result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed, launch=launch)
-    publish(reporter, inputs, result, settings=settings, signer=signer, model_signer=model_signer)
+        result = run_method_of_policy(run, inputs)
+    publish(run, inputs, result, signer=signer, model_signer=model_signer)
     logger.info("job %s: published with the verdict %s", claim.job_id, result.findings.verdict.value)
 
 
-def run_method_of_policy(
-    reporter: ProgressReporter,
-    inputs: JobInputs,
-    *,
-    plan: CheckpointPlan,
-    owned: Collection[str] = (),
-    launch: Launch | None = None,
-) -> AttemptResult | None:
+def run_method_of_policy(run: Run, inputs: JobInputs) -> AttemptResult | None:
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
     A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
     failed one is never published, and an inconclusive one if no fallback remains or `should_escalate` decides against it.
     A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
-    the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown. launch: of the
-    ranks; None to run in this process.
+    the same error after an earlier method.
     Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains; after an error of the audit with a way without it.
     Raises ResumedMethodFailed instead if the attempt went on from a checkpoint, in which the cause may lie.
     """
-    claim = reporter.monitor.claim
+    claim = run.claim
     is_last = claim.policy_index + 1 >= len(claim.policy)
     try:
         spec = AuditSpec.with_references() if inputs.tested_by_references else AuditSpec()
-        result = run_attempt(reporter, inputs, spec=spec, plan=plan, launch=launch)
+        result = run_attempt(run, inputs, spec=spec)
     except (MethodRefused, InvalidSpec) as error:
         if is_last:
             raise
-        escalate(reporter, {"refused": str(error)}, why=str(error))
+        escalate(run, {"refused": str(error)}, why=str(error))
         return None
     except Exception as error:
-        why = explain_failure(reporter, error, owned=owned, is_last=is_last)
+        why = explain_failure(run, error, is_last=is_last)
         logger.error("job %s: the next method follows: %s", claim.job_id, why, exc_info=error)
-        escalate(reporter, {"error": why}, why=why, reason=Reason.METHOD_FAILED)
+        escalate(run, {"error": why}, why=why, reason=Reason.METHOD_FAILED)
         return None
     verdict = result.findings.verdict
     if may_publish(claim, verdict, is_last=is_last):
         return result
-    escalate(reporter, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
+    escalate(run, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
     return None
 
 
-def explain_failure(reporter: ProgressReporter, error: Exception, *, owned: Collection[str], is_last: bool) -> str:
+def explain_failure(run: Run, error: Exception, *, is_last: bool) -> str:
     """Say which error of a method or its audit makes the policy's next method follow.
 
     Raises `error` itself if it may pass or stops the run, and otherwise, where no method follows, what ends the attempt:
     ResumedMethodFailed, MethodFailed.
     """
-    failed = as_method_failure(error, owned=owned, ids=reporter.private_ids)
+    failed = as_method_failure(error, owned=run.settings.allowed, ids=run.private_ids)
     if failed is None:
         raise error
-    why = f"{reporter.monitor.claim.method['kind']}, phase {reporter.phase}: {failed}"
-    if reporter.resumed:
+    why = f"{run.claim.method['kind']}, phase {run.phase}: {failed}"
+    if run.resumed:
         raise ResumedMethodFailed(why) from error
-    in_audit = reporter.phase in AUDIT_PHASES
-    if is_last or (in_audit and str(failed) in reporter.audit_errors):
+    in_audit = run.phase in AUDIT_PHASES
+    if is_last or (in_audit and str(failed) in run.audit_errors):
         raise MethodFailed(f"{why} {NO_AUDIT}" if in_audit else why) from error
     if in_audit:
-        reporter.audit_errors.add(str(failed))
+        run.audit_errors.add(str(failed))
     return why
 
 
@@ -241,44 +217,43 @@ def should_escalate(claim: Claim, verdict: AuditVerdict) -> bool:
     return verdict.reason == "open" and claim.origin == "policy"
 
 
-def escalate(reporter: ProgressReporter, finding: dict[str, object], *, why: str, reason: Reason | None = None) -> None:
+def escalate(run: Run, finding: dict[str, object], *, why: str, reason: Reason | None = None) -> None:
     """Replace the claim by one of the policy's next method, and start its figures."""
-    monitor = reporter.monitor
-    with monitor.lock:
-        with fenced(reporter.sessions, monitor.claim) as (session, job):
+    with run.lock:
+        with fenced(run) as (session, job):
             successor = results.escalate(
-                session, job, monitor.claim, finding=finding, why=why, reason=reason, timings=reporter.timings
+                session, job, run.claim, finding=finding, why=why, reason=reason, timings=run.timings
             )
-        monitor.claim = successor
+        run.claim = successor
     logger.info("job %s: attempt %d runs %s", successor.job_id, successor.attempt, successor.method["kind"])
-    start_next_attempt(reporter)
+    start_next_attempt(run)
 
 
-def release(reporter: ProgressReporter) -> None:
+def release(run: Run) -> None:
     """Put the job back into the queue for another worker."""
-    with last_write(reporter) as (session, job):
+    with last_write(run) as (session, job):
         claims.release_job(session, job)
 
 
-def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> None:
+def fail(run: Run, failure: Failure) -> None:
     """End the attempt with its reason. The job goes back to the queue if another try may help and tries are left."""
-    with last_write(reporter) as (session, job):
+    with last_write(run) as (session, job):
         results.fail(
             session,
             job,
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
-            max_tries=settings.max_attempts,
-            first_wait=settings.first_wait,
+            max_tries=run.settings.max_attempts,
+            first_wait=run.settings.first_wait,
         )
 
 
 @contextmanager
-def last_write(reporter: ProgressReporter) -> Iterator[tuple[Session, ClaimedJob]]:
+def last_write(run: Run) -> Iterator[tuple[Session, ClaimedJob]]:
     """Open the transaction that ends an attempt. If it cannot be written, the sweep finds the expired lease."""
     try:
-        with fenced(reporter.sessions, reporter.monitor.claim) as held:
+        with fenced(run) as held:
             yield held
     except (StaleClaim, *DATABASE_AWAY) as error:
-        logger.warning("the end of job %s was not written: %s", reporter.monitor.claim.job_id, type(error).__name__)
+        logger.warning("the end of job %s was not written: %s", run.claim.job_id, type(error).__name__)

@@ -29,11 +29,9 @@ from tests.worker.conftest import KEY, REFERENCE
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from worker.attempt import run_attempt
-from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
 from worker.inputs import load_inputs, load_workload
-from worker.lease import hold_lease
-from worker.progress import ProgressReporter, stage
+from worker.lease import Run, hold_lease, stage
 from worker.publish import prepare
 from worker.settings import Settings
 
@@ -109,14 +107,13 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
     with sessions.begin() as session:
         claimed = claim(session, job_id, worker="recorder", lease=settings.lease)
     assert claimed is not None
-    with hold_lease(claimed, sessions=sessions, lease=settings.lease, stop_signal=StopSignal()) as monitor:
-        reporter = ProgressReporter(monitor, sessions)
-        with stage(reporter, Phase.LOAD):
+    job_run = Run(claimed, sessions, settings, StopSignal())
+    with hold_lease(job_run):
+        with stage(job_run, Phase.LOAD):
             inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=settings.allowed), settings)
-        plan = CheckpointPlan(storage=settings.files, interval=settings.checkpoint_seconds, sample_key=KEY)
-        result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
-        with stage(reporter, Phase.REPORT):
-            return prepare(reporter, inputs, result, settings=settings).document
+        result = run_attempt(job_run, inputs, spec=AuditSpec())
+        with stage(job_run, Phase.REPORT):
+            return prepare(job_run, inputs, result).document
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from unlearning.steps import Progress
 from unlearning.storage import load_weights
 from worker import attempt, rank
 from worker.failures import NoGpu
-from worker.progress import ProgressReporter, report_progress
+from worker.lease import Run, report_progress
 from worker.ranks import Launch, accept_first_rank, plan_launch
 
 REFERENCE = "tests.worker.digits:on_ranks"
@@ -57,18 +57,16 @@ def on_one_process(bench: Bench) -> None:
     bench.settings = bench.settings.model_copy(update={"processes": 1})
 
 
-def after_steps(
-    count: int, happen: Callable[[ProgressReporter], object], monkeypatch: pytest.MonkeyPatch, *, phase: Phase
-) -> None:
+def after_steps(count: int, happen: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch, *, phase: Phase) -> None:
     """Let something happen to the run after so many steps of a phase."""
     seen: list[int] = []
 
-    def report(reporter: ProgressReporter, progress: Progress) -> None:
+    def report(run: Run, progress: Progress) -> None:
         if progress.phase == phase and progress.step:
             seen.append(progress.step)
             if len(seen) == count:
-                happen(reporter)
-        report_progress(reporter, progress)
+                happen(run)
+        report_progress(run, progress)
 
     monkeypatch.setattr(attempt, "report_progress", report)
 
@@ -89,9 +87,9 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on_from_its_checkpoint
     on_one_process(pair)
     resumed: list[bool] = []
 
-    def note_and_end(reporter: ProgressReporter) -> None:
-        resumed.append(reporter.resumed)
-        reporter.monitor.cancelled.set()
+    def note_and_end(run: Run) -> None:
+        resumed.append(run.resumed)
+        run.cancelled.set()
 
     after_steps(1, note_and_end, monkeypatch, phase=Phase.UNLEARN)
     pair.run(job_id)
@@ -108,7 +106,7 @@ def test_a_job_is_unlearned_and_audited_on_two_processes_after_a_shutdown(
 ) -> None:
     caplog.set_level("INFO", "worker.run")
     job_id = pair.submit(training_ids[:80])
-    after_steps(3, lambda reporter: pair.stop_signal.set(), monkeypatch, phase=Phase.UNLEARN)
+    after_steps(3, lambda run: pair.stop_signal.set(), monkeypatch, phase=Phase.UNLEARN)
     pair.run(job_id)
     assert not ranks_left()
     assert pair.job(job_id).state is JobState.QUEUED
@@ -156,7 +154,7 @@ def test_a_cancelled_job_ends_at_its_next_step_with_its_ranks(
     phase: Phase, pair: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = pair.submit(training_ids[:80])
-    after_steps(2, lambda reporter: reporter.monitor.cancelled.set(), monkeypatch, phase=phase)
+    after_steps(2, lambda run: run.cancelled.set(), monkeypatch, phase=phase)
     pair.run(job_id)
     assert not ranks_left()
     assert attempts_of(pair, job_id) == [(AttemptOutcome.CANCELLED, Reason.CANCELLED_BY_CALLER)]

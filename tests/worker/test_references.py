@@ -47,8 +47,7 @@ from worker import attempt
 from worker import publish as publishing
 from worker.cleanup import delete_outdated_files
 from worker.inputs import JobInputs, load_inputs, load_workload
-from worker.lease import hold_lease
-from worker.progress import ProgressReporter
+from worker.lease import Run, hold_lease
 from worker.run import execute
 
 
@@ -170,9 +169,9 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
         with bench.sessions.begin() as session:
             needed = needed_files(session)
         assert {file.name for file in bench.settings.files.list_files() if "/" not in file.name} <= needed
-        minutes, stop = timedelta(minutes=5), bench.stop_signal
-        with hold_lease(held[0], sessions=bench.sessions, lease=minutes, stop_signal=stop) as monitor:
-            execute(ProgressReporter(monitor, bench.sessions), bench.settings)
+        run = Run(held[0], bench.sessions, bench.settings, bench.stop_signal)
+        with hold_lease(run):
+            execute(run)
         assert bench.job(held[0].job_id).state is JobState.COMPLETED
         assert not bench.run(waiting[0])
 

@@ -51,7 +51,7 @@ from worker import run as running
 from worker.attempt import AttemptResult, run_attempt
 from worker.failures import AuditFailed
 from worker.inputs import load_inputs, load_workload
-from worker.progress import ProgressReporter
+from worker.lease import Run
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
@@ -218,8 +218,8 @@ def test_a_method_that_refuses_gives_way_to_the_next(
     bench = make_bench(policy=("ieu", "retrain"))
     tried: list[str] = []
 
-    def refuse(reporter: object, inputs: object, **_: object) -> None:
-        tried.append(reporter.monitor.claim.method["kind"])  # type: ignore[attr-defined]  # a reporter
+    def refuse(run: Run, inputs: object, **_: object) -> None:
+        tried.append(run.claim.method["kind"])
         raise MethodRefused("It needs logits.")
 
     monkeypatch.setattr(running, "run_attempt", refuse)
@@ -242,7 +242,7 @@ def test_fallbacks_follow_as_far_as_was_requested(
     """LTU, IEU, then another that approximates. A failed result is not published, an inconclusive one only at the end."""
     policy = [asdict(spec) for spec in (LTU(), IEU(), GradientAscent())]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin, escalate=asked)
-    reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
+    run = SimpleNamespace(claim=claim)
     found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
     result = SimpleNamespace(findings=SimpleNamespace(verdict=found))
     inputs = SimpleNamespace(tested_by_references=False)
@@ -255,10 +255,10 @@ def test_fallbacks_follow_as_far_as_was_requested(
     published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and stops)
     if stops and not published:
         with pytest.raises(AuditFailed, match=f"{policy[tried]['kind']}.*So it is"):
-            running.run_method_of_policy(reporter, inputs, plan=None)
+            running.run_method_of_policy(run, inputs)
         return
 
-    assert running.run_method_of_policy(reporter, inputs, plan=None) is (result if published else None)
+    assert running.run_method_of_policy(run, inputs) is (result if published else None)
     assert following == ([] if published else [policy[tried + 1]["kind"]])
 
 
@@ -453,10 +453,10 @@ def test_an_error_that_would_come_again_gives_way_to_the_next_method_and_is_not_
     bench = make_bench(policy=("ltu", "ieu"))
     original = running.run_attempt
 
-    def crash_in_ltu(reporter: ProgressReporter, *given: Any, **more: Any) -> AttemptResult:
-        if reporter.monitor.claim.method["kind"] == "ltu":
+    def crash_in_ltu(run: Run, *given: Any, **more: Any) -> AttemptResult:
+        if run.claim.method["kind"] == "ltu":
             torch.nn.Linear(3, 2)(torch.zeros(4, 5))
-        return original(reporter, *given, **more)
+        return original(run, *given, **more)
 
     monkeypatch.setattr(running, "run_attempt", crash_in_ltu)
     job_id = bench.submit(training_ids[:80])
@@ -494,8 +494,8 @@ def test_an_audit_that_fails_alike_after_two_methods_ends_the_job(
     """No method can help an audit that the model makes impossible, and retraining would take hours to show it."""
     bench = make_bench(policy=("ieu", "gradient_ascent", "retrain"))
 
-    def crash(reporter: ProgressReporter, *_: object, **__: object) -> None:
-        reporter.phase = Phase.AUDIT_MEMBERSHIP
+    def crash(run: Run, *_: object, **__: object) -> None:
+        run.phase = Phase.AUDIT_MEMBERSHIP
         torch.nn.Linear(3, 2)(torch.zeros(4, 5))
 
     monkeypatch.setattr(running, "run_attempt", crash)
@@ -518,7 +518,7 @@ def test_where_no_audit_can_be_made_an_erasure_is_finished_by_a_version_that_nev
         yield torch.nn.Linear(3, 2)(torch.zeros(4, 5))
 
     monkeypatch.setattr(attempts, "audit_steps", crash)
-    monkeypatch.setattr(attempts, "run_method", lambda reporter, inputs, **_: (inputs.original, None))
+    monkeypatch.setattr(attempts, "run_method", lambda run, inputs, **_: (inputs.original, None))
     bench = make_bench(policy=("retrain",))
     job_id = bench.submit(training_ids[:80])
     assert bench.run(job_id)
@@ -648,14 +648,14 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
     job_id = bench.submit(training_ids[:80])
     original = running.run_attempt
 
-    def robbed(reporter: object, inputs: object, **more: object) -> object:
+    def robbed(run: object, inputs: object, **more: object) -> object:
         with bench.sessions.begin() as session:
             from sqlalchemy import text
 
             session.execute(
                 text("UPDATE jobs SET attempt = attempt + 1, worker = 'another' WHERE id = :id"), {"id": job_id}
             )
-        return original(reporter, inputs, **more)  # type: ignore[arg-type]  # passed on
+        return original(run, inputs, **more)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(running, "run_attempt", robbed)
     assert bench.run(job_id)
@@ -673,11 +673,11 @@ def test_an_ordinary_cancel_ends_the_job_as_cancelled_and_is_one_line_in_the_log
     bench = make_bench(lease_seconds=3.0)
     job_id = bench.submit(training_ids[:80])
 
-    def cancelled(reporter: ProgressReporter, inputs: object, **_: object) -> None:
+    def cancelled(run: Run, inputs: object, **_: object) -> None:
         with bench.sessions.begin() as session:
             cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
-        assert reporter.monitor.cancelled.wait(PATIENCE)  # the next renewal of the lease reads it
-        reporter.monitor.check()
+        assert run.cancelled.wait(PATIENCE)  # the next renewal of the lease reads it
+        run.check()
 
     monkeypatch.setattr(running, "run_attempt", cancelled)
     caplog.set_level(logging.INFO, logger="worker.run")
