@@ -243,9 +243,7 @@ def fail(run: Run, failure: Failure) -> None:
             job,
             reason=failure.reason,
             detail=failure.detail,
-            retry=failure.retry,
-            max_tries=run.settings.max_attempts,
-            first_wait=run.settings.first_wait,
+            rule=run.settings.retry_rule if failure.retry else None,
         )
 
 

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings
 from connectors.settings import FROM_ENVIRONMENT, SharedSettings, StorageLocation, open_storage
 from connectors.storage import Storage
 from ledger.db import IDLE_LIMIT
+from ledger.jobs.attempts import RetryRule
 from ledger.states import Phase
 from worker.failures import NoGpu
 
@@ -226,9 +227,9 @@ class Settings(ProcessSettings, SharedSettings):
         }
 
     @property
-    def first_wait(self) -> timedelta:
-        """How long a job waits before its first retry."""
-        return timedelta(seconds=self.retry_seconds)
+    def retry_rule(self) -> RetryRule:
+        """How often a job is tried again, and after which wait."""
+        return RetryRule(max_tries=self.max_attempts, first_wait=timedelta(seconds=self.retry_seconds))
 
     @property
     def reachable(self) -> tuple[Network, ...]:

@@ -172,9 +172,7 @@ class Watchdog:
                     lock_claimed_job(session, Fence(note.job_id, note.attempt)),
                     reason=Reason.STALLED,
                     detail=detail,
-                    retry=True,
-                    max_tries=self.settings.max_attempts,
-                    first_wait=self.settings.first_wait,
+                    rule=self.settings.retry_rule,
                 )
         except StaleClaim:
             pass  # Its lease has expired already, and the sweep has moved it on.

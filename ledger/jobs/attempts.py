@@ -1,6 +1,7 @@
 """Attempts: how one ends, and what becomes of its job."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,26 @@ WAIT_GROWTH, MAX_RETRY_WAIT = 4, timedelta(minutes=15)
 """Each wait before a retry is so many times the one before, up to the longest."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRule:
+    """How often one method of a job is tried while it gets no further, and how long the job waits before its first retry.
+
+    The waits grow while it gets no further.
+    """
+
+    max_tries: int = 3
+    first_wait: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ends, the reason's code, and the detail for callers: nothing personal, no trace."""
+
+    outcome: AttemptOutcome
+    reason: Reason | None = None
+    detail: str | None = None
+
+
 def retry_wait(tries: int, *, first: timedelta) -> timedelta:
     """Return how long a job waits after so many tries without progress: `first` after the first, then growing."""
     grown: timedelta = first * WAIT_GROWTH ** max(0, min(tries, 10) - 1)
@@ -45,50 +66,33 @@ def record_timings(session: Session, job: Job, timings: Mapping[str, float]) -> 
     attempt.timings = {stage: seconds - attempt.timings_before.get(stage, 0.0) for stage, seconds in timings.items()}
 
 
-def finish_attempt(
-    session: Session,
-    job: Job,
-    *,
-    outcome: AttemptOutcome,
-    reason: Reason | None,
-    detail: str | None,
-    max_tries: int | None,
-    first_wait: timedelta = timedelta(0),
-) -> None:
+def finish_attempt(session: Session, job: Job, ending: Ending, *, rule: RetryRule | None) -> None:
     """End the current attempt at a locked job, and move the job.
 
     It is cancelled if that was requested, and goes back to the queue while tries are left, or with the next method of its policy
-    after a failure in FALLBACK_PHASES. Otherwise it fails. `max_tries` None means that no further try is made; of the failures in
-    ONCE_MORE the second of a kind is the last, whatever else ended the tries between. first_wait: how long the job waits before its
-    first retry; the waits grow while it gets no further.
+    after a failure in FALLBACK_PHASES. Otherwise it fails. `rule` None means that no further try is made; of the failures in
+    ONCE_MORE the second of a kind is the last, whatever else ended the tries between.
     """
+    reason, expired = ending.reason, ending.outcome is AttemptOutcome.EXPIRED
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
-        _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
+        _end(session, job, JobState.CANCELLED, replace(ending, reason=Reason.CANCELLED_BY_CALLER))
         return
     if (
-        max_tries is not None
-        and job.tries < max_tries
+        rule is not None
+        and job.tries < rule.max_tries
         and not (reason in ONCE_MORE and _came_before(session, job, reason))
     ):
         # A lost lease was waited for already, and a machine that dies once is no sign of more.
-        counted = job.tries - 1 if outcome is AttemptOutcome.EXPIRED else max(job.tries, 1)
-        wait = retry_wait(counted, first=first_wait) if counted > 0 else timedelta(0)
-        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries, wait=wait)
+        counted = job.tries - 1 if expired else max(job.tries, 1)
+        wait = retry_wait(counted, first=rule.first_wait) if counted > 0 else timedelta(0)
+        requeue(session, job, ending, tries=job.tries, wait=wait)
         return
     following = job.policy[job.policy_index + 1 :]
-    if following and max_tries is not None and reason in FALLBACK_PHASES and job.phase in FALLBACK_PHASES[reason]:
-        start_fallback(session, job, why=detail or str(reason))
-        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=0)
+    if following and rule is not None and reason in FALLBACK_PHASES and job.phase in FALLBACK_PHASES[reason]:
+        start_fallback(session, job, why=ending.detail or str(reason))
+        requeue(session, job, ending, tries=0)
         return
-    expired = outcome is AttemptOutcome.EXPIRED
-    _end(
-        session,
-        job,
-        JobState.FAILED,
-        outcome=outcome,
-        reason=Reason.ATTEMPTS_EXHAUSTED if expired else reason,
-        detail=detail,
-    )
+    _end(session, job, JobState.FAILED, replace(ending, reason=Reason.ATTEMPTS_EXHAUSTED) if expired else ending)
 
 
 def _came_before(session: Session, job: Job, reason: Reason | None) -> bool:
@@ -102,16 +106,14 @@ def _came_before(session: Session, job: Job, reason: Reason | None) -> bool:
     return session.scalar(select(earlier.exists())) or False
 
 
-def _end(
-    session: Session, job: Job, to: JobState, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None
-) -> None:
-    end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
+def _end(session: Session, job: Job, to: JobState, ending: Ending) -> None:
+    end_attempt(session, job, ending)
     advance_job(
         session,
         job.id,
         to,
-        reason=reason,
-        detail=detail,
+        reason=ending.reason,
+        detail=ending.detail,
         worker=None,
         lease_until=None,
         eta_seconds=None,
@@ -119,27 +121,19 @@ def _end(
     )
 
 
-def requeue(
-    session: Session,
-    job: Job,
-    *,
-    outcome: AttemptOutcome,
-    reason: Reason | None,
-    detail: str | None,
-    tries: int,
-    wait: timedelta = timedelta(0),
-) -> None:
+def requeue(session: Session, job: Job, ending: Ending, *, tries: int, wait: timedelta = timedelta(0)) -> None:
     """End the current attempt at a locked job, and put the job back into the queue under the next attempt number.
 
     wait: how long it may not be claimed.
     """
-    end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
+    end_attempt(session, job, ending)
     retry_at = now(session) + wait if wait else None
+    why = {"reason": ending.reason or ending.outcome, "detail": ending.detail}
     advance_job(
         session,
         job.id,
         JobState.QUEUED,
-        data={"reason": reason or outcome, "detail": detail, **({"retry_at": retry_at} if retry_at else {})},
+        data=why if retry_at is None else {**why, "retry_at": retry_at},
         attempt=job.attempt + 1,
         tries=tries,
         retry_at=retry_at,
@@ -151,7 +145,7 @@ def requeue(
         total=0,
         eta_seconds=None,
         # The cause of an unexpected error may lie in the checkpoint.
-        checkpoint=None if reason is Reason.UNEXPECTED else job.checkpoint,
+        checkpoint=None if ending.reason is Reason.UNEXPECTED else job.checkpoint,
     )
     announce_wakeup(session, job.id, at=retry_at)
 
@@ -171,18 +165,10 @@ def start_fallback(session: Session, job: Job, *, why: str) -> None:
     record(session, "job.fallback", data, job_id=job.id)
 
 
-def end_attempt(
-    session: Session,
-    job: Job,
-    *,
-    outcome: AttemptOutcome,
-    reason: Reason | None = None,
-    detail: str | None = None,
-    finding: Mapping[str, Any] | None = None,
-) -> None:
+def end_attempt(session: Session, job: Job, ending: Ending, *, finding: Mapping[str, Any] | None = None) -> None:
     """Record how the current attempt at a locked job ended."""
     attempt = session.get_one(Attempt, (job.id, job.attempt))
-    attempt.outcome, attempt.reason, attempt.detail = outcome, reason, detail
+    attempt.outcome, attempt.reason, attempt.detail = ending.outcome, ending.reason, ending.detail
     attempt.finding = dict(finding) if finding is not None else None
     attempt.finished_at = now(session)
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from ledger.db import now
 from ledger.errors import StaleClaim
 from ledger.events.timeline import record
-from ledger.jobs.attempts import MAX_RETRY_WAIT, finish_attempt, record_timings, requeue
+from ledger.jobs.attempts import MAX_RETRY_WAIT, Ending, RetryRule, finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
 from ledger.registry.models import is_reserved
@@ -32,9 +32,6 @@ CHUNK = 10_000
 
 CLOCK_ADJUSTMENT = timedelta(minutes=1)
 """How far the database's clock may go back in small adjustments, after which nothing has to be set right."""
-
-MAX_TRIES = 3
-"""How often one method of a job is tried by default, while it gets no further."""
 
 ClaimedJob = NewType("ClaimedJob", Job)
 """A job that is locked in this transaction, under a claim that is valid."""
@@ -367,25 +364,20 @@ def record_processes(session: Session, job: ClaimedJob, *, processes: int, hosts
 
 def release_job(session: Session, job: ClaimedJob) -> None:
     """Put the job back into the queue because the worker shuts down. It does not count as a try."""
+    ending = Ending(AttemptOutcome.RELEASED)
     if job.cancel_requested:
-        finish_attempt(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
+        finish_attempt(session, job, ending, rule=None)
         return
-    requeue(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, tries=max(0, job.tries - 1))
+    requeue(session, job, ending, tries=max(0, job.tries - 1))
 
 
-def sweep(
-    session: Session,
-    *,
-    max_tries: int = MAX_TRIES,
-    first_wait: timedelta = timedelta(0),
-    max_lease: timedelta | None = None,
-) -> Sweep:
+def sweep(session: Session, *, rule: RetryRule, max_lease: timedelta | None = None) -> Sweep:
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
-    Such a job goes back to the queue with the next attempt number. After `max_tries` tries of a method it fails. first_wait: how
-    long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last;
-    None for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut. A job that
-    was opened at a time to come is of before that too, and closes now.
+    Such a job goes back to the queue with the next attempt number, at its first loss without a wait. After the last try of a method
+    that `rule` allows it fails. max_lease: the longest that a lease can last; None for no limit. A lease or a wait that ends later
+    was given before the database's clock stepped back, and is cut. A job that was opened at a time to come is of before that too,
+    and closes now.
     """
     if max_lease is not None:
         _cut(session, Job.lease_until, Job.state.in_(LEASED), longest=max_lease)
@@ -405,15 +397,7 @@ def sweep(
     lock_requests(session, session.scalars(waiting).all())
     for job in jobs:
         detail = f"the worker stopped renewing its lease in phase {job.phase}"
-        finish_attempt(
-            session,
-            job,
-            outcome=AttemptOutcome.EXPIRED,
-            reason=Reason.WORKER_LOST,
-            detail=detail,
-            max_tries=max_tries,
-            first_wait=first_wait,
-        )
+        finish_attempt(session, job, Ending(AttemptOutcome.EXPIRED, Reason.WORKER_LOST, detail), rule=rule)
     return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])
 
 

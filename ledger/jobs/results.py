@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import JobCancelled
 from ledger.events.timeline import record
-from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
-from ledger.jobs.claims import MAX_TRIES, Claim, ClaimedJob, lock_claimed_job
+from ledger.jobs.attempts import Ending, RetryRule, end_attempt, finish_attempt, record_timings, start_fallback
+from ledger.jobs.claims import Claim, ClaimedJob, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
 from ledger.registry.references import ReferenceFile
@@ -65,7 +64,7 @@ def publish(session: Session, claim: Claim, result: Publication, *, timings: Map
         record_commitment(session, job.id, result.commitment, result.people)
     replaced = None if claim.references is None else (claim.references, result.references)
     record_timings(session, job, timings)
-    end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
+    end_attempt(session, job, Ending(AttemptOutcome.PUBLISHED))
     data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
     hold_files(version, model, CleanFiles(references=replaced, checkpoints=result.checkpoints))
@@ -168,12 +167,7 @@ def escalate(
     if timings is not None:
         record_timings(session, job, timings)
     end_attempt(
-        session,
-        job,
-        outcome=AttemptOutcome.ESCALATED,
-        reason=reason,
-        detail=None if reason is None else why,
-        finding=finding,
+        session, job, Ending(AttemptOutcome.ESCALATED, reason, None if reason is None else why), finding=finding
     )
     start_fallback(session, job, why=why)
     following = replace(
@@ -201,24 +195,12 @@ def fail(
     *,
     reason: Reason,
     detail: str,
-    retry: bool,
-    max_tries: int = MAX_TRIES,
-    first_wait: timedelta = timedelta(0),
+    rule: RetryRule | None = None,
 ) -> None:
-    """End the attempt without a result. With `retry` the job goes back to the queue while tries are left; otherwise it fails.
-
-    first_wait: how long it waits before its first retry; the waits grow while it gets no further.
+    """End the attempt without a result. With a `rule` the job goes back to the queue while tries are left; otherwise it fails.
 
     The reason `cancelled_by_caller` cancels the job. `detail` is shown to callers: nothing personal, no trace.
     """
     cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
     outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
-    finish_attempt(
-        session,
-        job,
-        outcome=outcome,
-        reason=reason,
-        detail=detail,
-        max_tries=max_tries if retry else None,
-        first_wait=first_wait,
-    )
+    finish_attempt(session, job, Ending(outcome, reason, detail), rule=rule)

@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs import claims, results
+from ledger.jobs.attempts import RetryRule
 from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
@@ -70,20 +71,16 @@ class World:
         self.verify(claim)
         return self.publish(claim, **more)
 
-    def fail(self, claim, reason, *, retry=False, **more):
+    def fail(self, claim, reason, *, retry=False, **rule):
         with self.sessions.begin() as session:
+            job = lock_claimed_job(session, claim)
             results.fail(
-                session,
-                lock_claimed_job(session, claim),
-                reason=reason,
-                detail="as the test wants",
-                retry=retry,
-                **more,
+                session, job, reason=reason, detail="as the test wants", rule=RetryRule(**rule) if retry else None
             )
 
-    def sweep(self, **more):
+    def sweep(self, *, max_lease=None, **rule):
         with self.sessions.begin() as session:
-            return claims.sweep(session, **more)
+            return claims.sweep(session, rule=RetryRule(**rule), max_lease=max_lease)
 
     def job(self, job_id):
         with self.sessions() as session:

@@ -22,6 +22,7 @@ from ledger.errors import Conflict, JobCancelled, NoSamplesMatch, StaleClaim
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
 from ledger.jobs.approvals import approve, refuse
+from ledger.jobs.attempts import RetryRule
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
@@ -336,8 +337,8 @@ def lock(session, worker):
 
 
 def fail(session, job, reason):
-    retry, wait = reason != Reason.AUDIT_FAILED, timedelta(seconds=30)
-    results.fail(session, job, reason=reason, detail="as Hypothesis wants", retry=retry, first_wait=wait)
+    rule = None if reason == Reason.AUDIT_FAILED else RetryRule(first_wait=timedelta(seconds=30))
+    results.fail(session, job, reason=reason, detail="as Hypothesis wants", rule=rule)
 
 
 @pytest.mark.timeout(900)

@@ -284,7 +284,7 @@ def fail_job(sessions: sessionmaker[Session], job_id: UUID | str) -> None:
     claimed = begin_job(sessions, job_id)
     with sessions.begin() as session:
         job = lock_claimed_job(session, claimed)
-        fail(session, job, reason=Reason.AUDIT_FAILED, detail="as the test wants", retry=False)
+        fail(session, job, reason=Reason.AUDIT_FAILED, detail="as the test wants")
 
 
 def begin_call(client: httpx.Client, head: str, body: bytes = b"") -> socket.socket:

@@ -20,6 +20,7 @@ from torch import nn
 
 from connectors.storage import LocalFolder
 from ledger.events.timeline import list_job_events
+from ledger.jobs.attempts import RetryRule
 from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import sweep
 from ledger.jobs.jobs import list_attempts
@@ -121,7 +122,7 @@ def kill() -> None:
 def lose_the_lease(bench: Bench, job_id: UUID) -> None:
     with bench.sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=text("clock_timestamp()")))
-        sweep(session)
+        sweep(session, rule=RetryRule())
 
 
 def run_killed(bench: Bench, job_id: UUID) -> None:

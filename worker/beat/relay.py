@@ -126,12 +126,7 @@ def sweep_jobs(
     at_most: how many are woken; None for all.
     """
     with sessions.begin() as session:
-        found = sweep(
-            session,
-            max_tries=settings.max_attempts,
-            first_wait=settings.first_wait,
-            max_lease=2 * settings.lease,
-        )
+        found = sweep(session, rule=settings.retry_rule, max_lease=2 * settings.lease)
     for job_id in found.wake[:at_most]:
         send(job_id)
 

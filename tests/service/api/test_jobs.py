@@ -161,13 +161,8 @@ def test_a_failed_job_says_why_and_can_be_retried(serve: Serve, site: Site, sess
     job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
     claimed = begin_job(sessions, job_id)
     with sessions.begin() as session:
-        fail(
-            session,
-            lock_claimed_job(session, claimed),
-            reason=Reason.WEIGHTS_DAMAGED,
-            detail="The digest does not fit.",
-            retry=False,
-        )
+        job = lock_claimed_job(session, claimed)
+        fail(session, job, reason=Reason.WEIGHTS_DAMAGED, detail="The digest does not fit.")
 
     failed = client.get(f"/jobs/{job_id}").json()
     retried = client.post(f"/jobs/{job_id}:retry")
@@ -216,19 +211,14 @@ def answers_to_a_writer(
     claimed = begin_job(sessions, running)
     found["stopping"] = client.post(f"/jobs/{running}:cancel").json()
     with sessions.begin() as session:
-        fail(
-            session,
-            lock_claimed_job(session, claimed),
-            reason=Reason.CANCELLED_BY_CALLER,
-            detail="Cancelled.",
-            retry=False,
-        )
+        job = lock_claimed_job(session, claimed)
+        fail(session, job, reason=Reason.CANCELLED_BY_CALLER, detail="Cancelled.")
     request = client.post("/unlearn-requests", json=body).json()
     failing = job_of(request)
     claimed = begin_job(sessions, failing)
     with sessions.begin() as session:
         detail = f"The audit of the {matching} samples failed."
-        fail(session, lock_claimed_job(session, claimed), reason=Reason.AUDIT_FAILED, detail=detail, retry=False)
+        fail(session, lock_claimed_job(session, claimed), reason=Reason.AUDIT_FAILED, detail=detail)
     path = f"/unlearn-requests/{request['id']}"
     found["extended"] = client.post(f"{path}:extend", json={"reason": "It takes long."}).json()
     found["retried"] = client.post(f"/jobs/{failing}:retry").json()
