@@ -34,7 +34,7 @@ from worker.signing import Signer, remember_signed, sign_head, sign_statement
 logger = logging.getLogger(__name__)
 
 
-def publish(
+def publish_result(
     run: Run,
     inputs: JobInputs,
     result: AttemptResult,

@@ -6,8 +6,6 @@ the job back), or the attempt fails with a reason, and is tried again if that ca
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
 
 import torch
@@ -16,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim, WrongSampleKey
 from ledger.jobs import claims, results
-from ledger.jobs.claims import Claim, ClaimedJob, RowsLeft
+from ledger.jobs.claims import Claim, RowsLeft
 from ledger.sample_key import check_sample_key
 from ledger.states import AUDIT_PHASES, Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
@@ -37,7 +35,7 @@ from worker.failures import (
 )
 from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.lease import Run, fenced, hold_lease, stage, start_next_attempt
-from worker.publish import publish, rewrite_references
+from worker.publish import publish_result, rewrite_references
 from worker.ranks import plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
@@ -79,10 +77,10 @@ def run_job(
         try:
             execute(run)
         except ShuttingDown:
-            release(run)
+            write_end(run, None)
         except JobCancelled:
             logger.info("job %s: cancelled by the caller", job_id)
-            fail(run, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False))
+            write_end(run, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False))
         except StaleClaim as error:
             logger.warning("job %s is left to the worker that holds it now: %s", job_id, error)
         except DATABASE_AWAY as error:
@@ -90,7 +88,7 @@ def run_job(
         except Exception as error:
             failure = classify(error, owned=settings.allowed, ids=run.private_ids)
             logger.error("job %s: %s: %s", job_id, failure.reason, failure.detail, exc_info=error)
-            fail(run, failure)
+            write_end(run, failure)
             if failure.reason is Reason.GPU_LOST:
                 raise GpuLost(failure.detail) from None
     return True
@@ -136,7 +134,7 @@ def execute(run: Run) -> None:
     result = None
     while result is None:
         result = run_method_of_policy(run, inputs)
-    publish(run, inputs, result, signer=signer, model_signer=model_signer)
+    publish_result(run, inputs, result, signer=signer, model_signer=model_signer)
     logger.info("job %s: published with the verdict %s", claim.job_id, result.findings.verdict.value)
 
 
@@ -158,17 +156,17 @@ def run_method_of_policy(run: Run, inputs: JobInputs) -> AttemptResult | None:
     except (MethodRefused, InvalidSpec) as error:
         if is_last:
             raise
-        escalate(run, {"refused": str(error)}, why=str(error))
+        start_next_method(run, why=str(error), finding="refused")
         return None
     except Exception as error:
         why = explain_failure(run, error, is_last=is_last)
         logger.error("job %s: the next method follows: %s", claim.job_id, why, exc_info=error)
-        escalate(run, {"error": why}, why=why, reason=Reason.METHOD_FAILED)
+        start_next_method(run, why=why, finding="error", reason=Reason.METHOD_FAILED)
         return None
     verdict = result.findings.verdict
     if may_publish(claim, verdict, is_last=is_last):
         return result
-    escalate(run, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
+    start_next_method(run, why=verdict.sentence, finding="sentence", verdict=verdict.value)
     return None
 
 
@@ -217,41 +215,36 @@ def should_escalate(claim: Claim, verdict: AuditVerdict) -> bool:
     return verdict.reason == "open" and claim.origin == "policy"
 
 
-def escalate(run: Run, finding: dict[str, object], *, why: str, reason: Reason | None = None) -> None:
-    """Replace the claim by one of the policy's next method, and start its figures."""
+def start_next_method(
+    run: Run, *, why: str, finding: str, verdict: str | None = None, reason: Reason | None = None
+) -> None:
+    """Replace the claim by one of the policy's next method, and start its figures.
+
+    why: a sentence for callers. finding: the name under which the attempt keeps it, beside the verdict of its audit.
+    """
+    found = {finding: why} if verdict is None else {finding: why, "verdict": verdict}
     with run.lock:
         with fenced(run) as (session, job):
-            successor = results.escalate(
-                session, job, run.claim, finding=finding, why=why, reason=reason, timings=run.timings
+            following = results.escalate(
+                session, job, run.claim, finding=found, why=why, reason=reason, timings=run.timings
             )
-        run.claim = successor
-    logger.info("job %s: attempt %d runs %s", successor.job_id, successor.attempt, successor.method["kind"])
+        run.claim = following
+    logger.info("job %s: attempt %d runs %s", following.job_id, following.attempt, following.method["kind"])
     start_next_attempt(run)
 
 
-def release(run: Run) -> None:
-    """Put the job back into the queue for another worker."""
-    with last_write(run) as (session, job):
-        claims.release_job(session, job)
+def write_end(run: Run, failure: Failure | None) -> None:
+    """End the attempt with its reason; without one the job goes back to the queue for another worker.
 
-
-def fail(run: Run, failure: Failure) -> None:
-    """End the attempt with its reason. The job goes back to the queue if another try may help and tries are left."""
-    with last_write(run) as (session, job):
-        results.fail(
-            session,
-            job,
-            reason=failure.reason,
-            detail=failure.detail,
-            rule=run.settings.retry_rule if failure.retry else None,
-        )
-
-
-@contextmanager
-def last_write(run: Run) -> Iterator[tuple[Session, ClaimedJob]]:
-    """Open the transaction that ends an attempt. If it cannot be written, the sweep finds the expired lease."""
+    After a failure it goes back if another try may help and tries are left. If the end cannot be written, the sweep finds the
+    expired lease.
+    """
     try:
-        with fenced(run) as held:
-            yield held
+        with fenced(run) as (session, job):
+            if failure is None:
+                claims.release_job(session, job)
+            else:
+                rule = run.settings.retry_rule if failure.retry else None
+                results.fail(session, job, reason=failure.reason, detail=failure.detail, rule=rule)
     except (StaleClaim, *DATABASE_AWAY) as error:
         logger.warning("the end of job %s was not written: %s", run.claim.job_id, type(error).__name__)

@@ -43,9 +43,9 @@ def sessions() -> sessionmaker[Session]:
 
 
 @celery_app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types
-def run_job(job_id: str) -> None:
+def receive_wakeup(job_id: str) -> None:
     """Run a job if it can be claimed. A second delivery of the message cannot claim it, and does nothing."""
-    from worker import run
+    from worker.run import run_job
 
     if code_has_changed():
         wake(UUID(job_id))
@@ -53,7 +53,7 @@ def run_job(job_id: str) -> None:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     with stop_on_sigterm(), bound_contextvars(job_id=job_id), traced(UUID(job_id)):
         try:
-            claimed = run.run_job(
+            claimed = run_job(
                 UUID(job_id),
                 sessions=sessions(),
                 settings=settings(),

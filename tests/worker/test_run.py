@@ -248,7 +248,7 @@ def test_fallbacks_follow_as_far_as_was_requested(
     inputs = SimpleNamespace(tested_by_references=False)
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
-    monkeypatch.setattr(running, "escalate", lambda *_, **__: following.append(policy[tried + 1]["kind"]))
+    monkeypatch.setattr(running, "start_next_method", lambda *_, **__: following.append(policy[tried + 1]["kind"]))
     last = tried == 2
     can_help = verdict == Verdict.FAILED or (reason == "open" and origin == "policy")
     stops = last or asked is Escalation.NEVER or (asked is Escalation.WHEN_IT_CAN_HELP and not can_help)
