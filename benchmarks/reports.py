@@ -99,7 +99,7 @@ def report_of(one: Case) -> Report:
         AttemptResult(model=task.model, outcome=outcome, findings=findings, seconds=0.0),
         report_id=uuid4(),
         background=Background(timeline=(), attempts=(), now=datetime.now(UTC)),
-        manifest_root=commitment(one).root,
+        commitment=commitment(one),
         weights_sha256="0" * 64,
         timings={},
     )
@@ -107,7 +107,7 @@ def report_of(one: Case) -> Report:
 
 def commitment(one: Case) -> Commitment:
     """Compute the commitment to the forget set."""
-    return commit_samples("digits", ((sample_digest(KEY, "digits", sample), sample) for sample in one.forget.ids))
+    return commit_samples("digits", one.forget.ids, key=KEY)
 
 
 def claim_of(one: Case) -> Claim:

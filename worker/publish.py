@@ -7,17 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 from connectors.model_signing import ModelSigner
-from ledger.db import DATABASE_AWAY, now
-from ledger.events.timeline import list_job_events
+from ledger.db import DATABASE_AWAY
 from ledger.jobs import results
 from ledger.jobs.claims import Claim, Rewritten
-from ledger.jobs.jobs import list_attempts
 from ledger.jobs.results import Publication
 from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
-from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase
-from ledger.transparency.commitments import Commitment, commit_samples, commit_subjects
+from ledger.transparency.commitments import commit_samples, commit_subjects
 from report.document import write
 from report.sheet import Sheet, to_pictures
 from report.sheet import to_bytes as sheet_to_bytes
@@ -27,7 +24,7 @@ from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
 from worker.inputs import JobInputs, read_references, write_references
 from worker.lease import Run, attempt_timings, refusals_counted, report_progress, stage
-from worker.report import Background, build_report
+from worker.report import build_report, read_background
 from worker.settings import Settings
 from worker.signing import Signer, remember_signed, sign_head, sign_statement
 
@@ -95,16 +92,22 @@ def prepare(
     references = None if remaining is None else write_references(remaining, settings.files)
     report_progress(run, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
-    commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
+    # The ledger has hashes only; a leaf holds the ID that the person knows.
+    commitment, people = (
+        commit_samples(claim.dataset, inputs.forget.ids, key=key),
+        commit_subjects(claim.people, key=key),
+    )
+    with run.sessions.begin() as session:
+        background = read_background(session, claim)
     document = write(
         build_report(
             claim,
             inputs,
             result,
             report_id=uuid4(),
-            background=read_background(run),
-            manifest_root=commitment.root,
-            subjects_root=None if people is None else people.root,
+            background=background,
+            commitment=commitment,
+            people=people,
             weights_sha256=sha256,
             timings=attempt_timings(run),
         )
@@ -137,31 +140,3 @@ def rewrite_references(file: ReferenceFile, samples: frozenset[bytes], settings:
     references, _ = read_references(file, settings.files)
     after = None if references is None else write_references(references.without({*samples}), settings.files)
     return Rewritten(before=file, after=after, without=samples)
-
-
-def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:
-    """Commit to the forget set. A leaf holds the ID that the person knows; the ledger has hashes only, so the worker does this."""
-    ids = inputs.forget.ids
-    return commit_samples(
-        claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids)
-    )
-
-
-def commit_to_people(claim: Claim, *, key: bytes) -> Commitment | None:
-    """Commit to the people who asked by name; None if nobody did, and for requests from before commitments to people were kept."""
-    if not claim.people or None in claim.people.values():
-        return None
-    return commit_subjects(
-        (subject, seal(key, subject, sealed)) for subject, sealed in claim.people.items() if sealed is not None
-    )
-
-
-def read_background(run: Run) -> Background:
-    """Read from the ledger what the report says beside the measurements."""
-    claim = run.claim
-    with run.sessions.begin() as session:
-        return Background(
-            attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
-            timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id, limit=None),
-            now=now(session),
-        )

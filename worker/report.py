@@ -11,10 +11,15 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
+from sqlalchemy.orm import Session
 
 from ledger import resources
+from ledger.db import now
+from ledger.events.timeline import list_job_events
 from ledger.jobs.claims import Claim
+from ledger.jobs.jobs import list_attempts
 from ledger.states import Phase
+from ledger.transparency.commitments import Commitment
 from report import document, evidence
 from report.document import (
     SCHEMA_ID,
@@ -98,6 +103,15 @@ class Background:
     now: datetime
 
 
+def read_background(session: Session, claim: Claim) -> Background:
+    """Read from the ledger what the report says beside the measurements."""
+    return Background(
+        attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
+        timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id, limit=None),
+        now=now(session),
+    )
+
+
 def build_report(
     claim: Claim,
     inputs: JobInputs,
@@ -105,8 +119,8 @@ def build_report(
     *,
     report_id: UUID,
     background: Background,
-    manifest_root: str,
-    subjects_root: str | None = None,
+    commitment: Commitment,
+    people: Commitment | None = None,
     weights_sha256: str,
     timings: Mapping[str, float],
 ) -> Report:
@@ -119,7 +133,7 @@ def build_report(
             schema_id=SCHEMA_ID,
             report_id=str(report_id),
             created_at=background.now,
-            asked=asked(claim, manifest_root=manifest_root, subjects_root=subjects_root),
+            asked=asked(claim, commitment=commitment, people=people),
             model=model(claim, inputs, result, weights_sha256=weights_sha256),
             method=method(claim, result, background),
             timeline=timeline(background.timeline),
@@ -152,19 +166,19 @@ def timeline(events: Sequence[resources.Event]) -> tuple[TimelineEvent, ...]:
     return tuple(written)
 
 
-def asked(claim: Claim, *, manifest_root: str, subjects_root: str | None) -> Asked:
+def asked(claim: Claim, *, commitment: Commitment, people: Commitment | None) -> Asked:
     """Summarise the requests of the job."""
-    given = {"subjects": claim.subjects, "subjects_root": subjects_root}
-    people: Any = {name: value for name, value in given.items() if value is not None}
+    given = {"subjects": claim.subjects, "subjects_root": None if people is None else people.root}
+    by_person: Any = {name: value for name, value in given.items() if value is not None}
     return Asked(
         requests=claim.requests,
         samples=len(claim.forget),
         samples_previously_forgotten=len(claim.erased),
-        manifest_root=manifest_root,
+        manifest_root=commitment.root,
         regulation=tuple(claim.regulations),
         received_at=claim.received_at,
         due_at=claim.due_at,
-        **people,
+        **by_person,
     )
 
 

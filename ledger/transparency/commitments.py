@@ -4,7 +4,7 @@ One sample or one person can be shown without the others. The leaves are sorted 
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Table, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from ledger.errors import NotInReport, UnknownReport
-from ledger.sample_ids import seal, subject_digest, subject_opening
+from ledger.sample_ids import sample_digest, seal, subject_digest, subject_opening
 from ledger.tables import Job, Report
 from ledger.tables.samples import commitment_leaves, subject_leaves
 from ledger.transparency.merkle import inclusion_path
@@ -48,16 +48,25 @@ class Commitment:
         return replace(self, leaves=leaves, sealed=True)
 
 
-def commit_samples(dataset: str, samples: Iterable[tuple[bytes, str]]) -> Commitment:
-    """Commit to samples, each given by its digest and its ID. The ID goes into the leaf's hash and is not stored."""
+def commit_samples(dataset: str, ids: Iterable[str], *, key: bytes) -> Commitment:
+    """Commit to samples. The ID that the person knows goes into the leaf's hash and is not stored; its digest is."""
     return _commit(
-        (digest, partial(sample_leaf, dataset=dataset, sample_id=sample_id)) for digest, sample_id in samples
+        (sample_digest(key, dataset, one), partial(sample_leaf, dataset=dataset, sample_id=one)) for one in ids
     )
 
 
-def commit_subjects(subjects: Iterable[tuple[bytes, bytes]]) -> Commitment:
-    """Commit to people, each given by the digest and the opened commitment (`ledger.sample_ids.commit_to_subject`)."""
-    return _commit((digest, partial(subject_leaf, commitment=commitment)) for digest, commitment in subjects)
+def commit_subjects(people: Mapping[bytes, bytes | None], *, key: bytes) -> Commitment | None:
+    """Commit to people, given by their digests, each with the sealed commitment (`ledger.sample_ids.commit_to_subject`).
+
+    None if there are none, and if one has no commitment, as in requests from before these were kept.
+    """
+    if not people or None in people.values():
+        return None
+    return _commit(
+        (subject, partial(subject_leaf, commitment=seal(key, subject, sealed)))
+        for subject, sealed in people.items()
+        if sealed is not None
+    )
 
 
 def _commit(entries: Iterable[tuple[bytes, Callable[[bytes], bytes]]]) -> Commitment:

@@ -13,7 +13,7 @@ from ledger.registry.references import ReferenceFile, find_references, register_
 from ledger.requests import do_not_train, uploads
 from ledger.requests.idempotency import Idempotency
 from ledger.resources import SampleCounts
-from ledger.sample_ids import commit_to_subject, key_fingerprint, rehash, sample_digest, seal, subject_digest
+from ledger.sample_ids import commit_to_subject, key_fingerprint, rehash, sample_digest, subject_digest
 from ledger.sample_key import check_sample_key, hashed_tables, rotate_sample_key
 from ledger.tables import Base, IdempotencyKey, Model, Upload
 from ledger.tables.samples import SEALED_BESIDE
@@ -61,8 +61,8 @@ def used(world):
     asked = ask(world, "ann", key=KEY, idempotency=given)
     claim = world.claim(asked.targets[0].job.id)
     names = {digest: f"person-{number}" for number, digest in enumerate(digests(*range(100)))}
-    commitment = commit_samples("digits", ((one, names[one]) for one in claim.forget))
-    named = commit_subjects((who, seal(KEY, who, sealed)) for who, sealed in claim.people.items())
+    commitment = commit_samples("digits", [names[one] for one in claim.forget], key=KEY)
+    named = commit_subjects(claim.people, key=KEY)
     world.finish(claim, commitment=commitment, people=named.seal(KEY), references=file)
     with world.sessions.begin() as session:
         session.execute(

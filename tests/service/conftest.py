@@ -23,7 +23,7 @@ from ledger.jobs.results import Publication, fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
-from ledger.sample_ids import sample_digest, seal
+from ledger.sample_ids import sample_digest
 from ledger.states import Phase, Reason
 from ledger.transparency.commitments import commit_samples, commit_subjects
 from report.document import Document, read
@@ -259,10 +259,10 @@ def publish_job(
         sample_digest(key, dataset, name): name
         for name in (f"{kind}-{number}" for kind in ("sample", "note") for number in range(100))
     }
-    commitment = commit_samples(dataset, ((digest, names[digest]) for digest in claimed.forget))
+    commitment = commit_samples(dataset, [names[digest] for digest in claimed.forget], key=key)
     report["asked"] |= {"samples": len(claimed.forget), "manifest_root": commitment.root}
-    people = commit_subjects((who, seal(key, who, sealed)) for who, sealed in claimed.people.items() if sealed)
-    if people.leaves:
+    people = commit_subjects(claimed.people, key=key)
+    if people is not None:
         report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}
     document = read(report)
     with sessions.begin() as session:
@@ -271,7 +271,7 @@ def publish_job(
             document=document,
             weights_path="/nowhere/1.safetensors",
             commitment=commitment.seal(key),
-            people=people.seal(key),
+            people=None if people is None else people.seal(key),
             statement=sign(document) if sign else None,
         )
         timings = {"load": 0.5, "unlearn": 4.0, "data_wait": 1.0, "audit_membership": 2.0, "publish": 0.25}

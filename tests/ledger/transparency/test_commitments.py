@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from ledger.errors import NotInReport, UnknownReport
 from ledger.registry.access import ensure_tenant
-from ledger.sample_ids import commit_to_subject, seal, subject_digest
+from ledger.sample_ids import commit_to_subject, subject_digest
 from ledger.transparency import commitments
 from ledger.transparency.commitments import (
     commit_samples,
@@ -22,13 +22,13 @@ from verifier.commitment import check_inclusion, check_subject_inclusion, sample
 from verifier.errors import Mismatch
 
 
-def samples(*numbers):
-    return [(digests(number)[0], f"person-{number}") for number in numbers]
+def commit(*numbers):
+    return commit_samples("digits", [f"person-{number}" for number in numbers], key=KEY)
 
 
 def published(world, *numbers):
     """A published job that has forgotten these samples: its commitment and its report's id."""
-    commitment = commit_samples("digits", samples(*numbers))
+    commitment = commit(*numbers)
     claim = world.submit_and_claim(*numbers)
     world.verify(claim)
     with world.sessions.begin() as session:
@@ -75,11 +75,11 @@ def test_a_proof_reads_a_large_job_in_chunks(world, monkeypatch):
 
 
 def test_the_same_samples_twice_give_unlike_roots():
-    assert commit_samples("digits", samples(1, 2)).root != commit_samples("digits", samples(1, 2)).root
+    assert commit(1, 2).root != commit(1, 2).root
 
 
 def test_the_leaves_stand_in_an_order_that_says_nothing_about_the_samples():
-    commitment = commit_samples("digits", samples(*range(50)))
+    commitment = commit(*range(50))
     assert [leaf.hash for leaf in commitment.leaves] == sorted(leaf.hash for leaf in commitment.leaves)
 
 
@@ -107,20 +107,19 @@ def test_erasing_the_link_to_one_person_leaves_every_other_proof_good(world):
 
 
 def test_the_leaf_of_a_lone_sample_is_the_root():
-    commitment = commit_samples("digits", samples(1))
+    commitment = commit(1)
     assert commitment.root == commitment.leaves[0].hash.hex()
 
 
 def commit_people(*names):
-    people = [(subject_digest(KEY, name), name) for name in names]
-    return commit_subjects((digest, seal(KEY, digest, commit_to_subject(KEY, name))) for digest, name in people)
+    return commit_subjects({subject_digest(KEY, name): commit_to_subject(KEY, name) for name in names}, key=KEY)
 
 
 def named(world, *names):
     """A published job that was asked for by these people: its commitment to them and its report's id."""
     people, claim = commit_people(*names), world.submit_and_claim(1)
     world.verify(claim)
-    given = {"commitment": commit_samples("digits", samples(1)).seal(KEY), "people": people.seal(KEY)}
+    given = {"commitment": commit(1).seal(KEY), "people": people.seal(KEY)}
     with world.sessions.begin() as session:
         return people, publish(session, claim, **given)
 
