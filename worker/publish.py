@@ -50,11 +50,10 @@ def publish_result(
     with stage(run, Phase.PUBLISH), refusals_counted(run) as session:
         started = time.monotonic()
         results.publish(session, claim, prepared, timings=dict(run.timings))
-        folder = settings.signing_keys
-        head = None if signer is None or folder is None else sign_head(session, signer, folder)
+        head = None if signer is None else sign_head(session, signer)
         results.record_publication_time(session, claim, time.monotonic() - started)
-    if head is not None and folder is not None:
-        remember_signed(folder, head)
+    if signer is not None and head is not None:
+        remember_signed(signer.folder, head)
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
         delete_outdated_files(settings.files, run.sessions)

@@ -35,14 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A private key, and its ID."""
+    """A private key, its ID, and the folder of the keys, which remembers what was signed last."""
 
     key_id: str
     private: Ed25519PrivateKey = field(repr=False)
-
-    def envelope(self, payload_type: str, payload: bytes) -> dict[str, Any]:
-        """Sign a payload into a DSSE envelope."""
-        return envelope(payload_type, payload, key_id=self.key_id, sign=self.private.sign)
+    folder: Path
 
     def checkpoint(self, checkpoint: TreeHead) -> str:
         """Sign a log checkpoint into a note."""
@@ -157,7 +154,7 @@ def load_signer(folder: Path, usable: Collection[str]) -> Signer:
         path = _path(folder, identifier)
         try:
             if path.exists():
-                return Signer(identifier, _read(path, identifier))
+                return Signer(identifier, _read(path, identifier), folder)
         except OSError as error:
             raise NoSigningKey(f"The signing key {identifier[:12]} cannot be read: {error.strerror}.") from error
     raise NoSigningKey(
@@ -198,7 +195,8 @@ CONTROLS = ("negative_control", "positive_control")
 
 def sign_statement(document: Document, *, signer: Signer) -> dict[str, Any]:
     """Sign what a report says: a DSSE envelope around the canonical JSON of the statement."""
-    return signer.envelope(PAYLOAD_TYPE, canonical_json(make_statement(document)))
+    payload = canonical_json(make_statement(document))
+    return envelope(PAYLOAD_TYPE, payload, key_id=signer.key_id, sign=signer.private.sign)
 
 
 def make_statement(document: Document) -> dict[str, Any]:
@@ -266,23 +264,23 @@ def sign_log(sessions: sessionmaker[Session], settings: Settings) -> bool:
         logger.error("the log is not signed: %s", error)
         signer = None
     with sessions.begin() as session:
-        if signer is None or settings.signing_keys is None:
+        if signer is None:
             place_leaves(session)
             return False
-        head = sign_head(session, signer, settings.signing_keys)
+        head = sign_head(session, signer)
     if head is not None:
-        remember_signed(settings.signing_keys, head)
+        remember_signed(signer.folder, head)
     return head is not None
 
 
-def sign_head(session: Session, signer: Signer, folder: Path) -> TreeHead | None:
+def sign_head(session: Session, signer: Signer) -> TreeHead | None:
     """Sign the log in the caller's transaction if it has grown; return what was signed, to be remembered after the commit.
 
-    folder: of the keys, which remembers what was signed last. If the log does not continue that, it is not signed, and an error is
-    logged: auditors could tell such a log from a forgery no more.
+    If the log does not continue what was signed last, it is not signed, and an error is logged: auditors could tell such a log from
+    a forgery no more.
     """
     try:
-        return sign_checkpoint(session, signer.checkpoint, last=read_last_signed(folder))
+        return sign_checkpoint(session, signer.checkpoint, last=read_last_signed(signer.folder))
     except LogForked as error:
         logger.error("the log is not signed: %s", error)
         return None

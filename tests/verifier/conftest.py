@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,6 +18,7 @@ from verifier.commitment import Inclusion
 from verifier.keys import key_id, pem
 from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash
+from verifier.statement import envelope
 from worker.signing import Signer, sign_statement
 
 NAMES = [f"scan-{number}" for number in range(5)]
@@ -24,7 +26,11 @@ NAMES = [f"scan-{number}" for number in range(5)]
 
 def make_signer() -> Signer:
     private = Ed25519PrivateKey.generate()
-    return Signer(key_id(private.public_key()), private)
+    return Signer(key_id(private.public_key()), private, folder=Path("/nowhere"))
+
+
+def sign_envelope(signer: Signer, payload_type: str, payload: bytes) -> dict[str, Any]:
+    return envelope(payload_type, payload, key_id=signer.key_id, sign=signer.private.sign)
 
 
 @dataclass(frozen=True)

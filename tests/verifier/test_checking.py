@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from report.canonical import canonical_sha256
-from tests.verifier.conftest import NAMES, Case, make_signer, write_case, write_log
+from tests.verifier.conftest import NAMES, Case, make_signer, sign_envelope, write_case, write_log
 from verifier.checking import NOT_SHOWN, Outcome, format_outcome, verify_files
 from verifier.commitment import SubjectInclusion, subject_commitment, subject_leaf
 from verifier.errors import BadSignature, Malformed, Mismatch, Revoked
@@ -38,7 +38,7 @@ def payload(case: Case) -> dict[str, Any]:
 def resign(case: Case, statement: object, kind: str = PAYLOAD_TYPE) -> Path:
     """A statement with other content, signed with the good key."""
     path = case.path("resigned.json")
-    path.write_text(json.dumps(case.signer.envelope(kind, json.dumps(statement).encode())))
+    path.write_text(json.dumps(sign_envelope(case.signer, kind, json.dumps(statement).encode())))
     return path
 
 
@@ -269,7 +269,7 @@ def test_a_text_that_has_no_utf_8_form_is_refused_and_not_raised(case: Case, giv
 def test_a_signed_statement_with_an_endless_number_of_samples_is_refused_and_not_raised(case: Case) -> None:
     content = json.dumps(payload(case)).replace('"samples": 5', '"samples": 1e999')
     assert "1e999" in content
-    case.path("resigned.json").write_text(json.dumps(case.signer.envelope(PAYLOAD_TYPE, content.encode())))
+    case.path("resigned.json").write_text(json.dumps(sign_envelope(case.signer, PAYLOAD_TYPE, content.encode())))
     assert isinstance(verify(case, statement=case.path("resigned.json")).refused, Malformed)
 
 

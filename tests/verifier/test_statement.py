@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from tests.verifier.conftest import make_signer
+from tests.verifier.conftest import make_signer, sign_envelope
 from verifier.errors import BadSignature, Malformed, Revoked
 from verifier.keys import TrustedKey, key_id, pem
 from verifier.statement import encoded, open_envelope
@@ -78,7 +78,7 @@ def test_a_good_signature_over_another_payload_type_is_refused() -> None:
 
 def test_securesystemslib_accepts_ours_and_we_accept_its() -> None:
     signer = make_signer()
-    ours = signer.envelope(IN_TOTO, b'{"a": 1}')
+    ours = sign_envelope(signer, IN_TOTO, b'{"a": 1}')
     public = SSlibKey(
         signer.key_id, "ed25519", "ed25519", {"public": signer.private.public_key().public_bytes_raw().hex()}
     )
@@ -94,7 +94,7 @@ def test_securesystemslib_accepts_ours_and_we_accept_its() -> None:
 
 def test_the_hint_of_the_key_decides_nothing() -> None:
     signer = make_signer()
-    found = signer.envelope(IN_TOTO, b"x")
+    found = sign_envelope(signer, IN_TOTO, b"x")
     found["signatures"][0]["keyid"] = "somebody else"
     assert open_envelope(json.dumps(found).encode(), payload_type=IN_TOTO, keys=[KEY_A, trusted(signer.private)])
 
