@@ -39,6 +39,7 @@ from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
 from worker.report import Background, build_report
 from worker.signing import Signer, sign_statement
+from worker.slices import SlicedTraining
 
 FORGOTTEN = (1, 10, 100, 1000)
 REPEATS = 5
@@ -84,6 +85,7 @@ def report_of(one: Case) -> Report:
     )
 
     inputs = JobInputs(
+        training=SlicedTraining(samples=one.remain, dataset="digits", key=KEY, fitted_to=None),
         workload=one.workload,
         original=one.original.model,
         reference=None,

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from connectors.storage import Storage
 from ledger.jobs.claims import Claim, enter_verifying
 from ledger.states import DATA_WAIT, Phase
 from telemetry.tracing import span
@@ -27,7 +28,6 @@ from worker.checkpoints import checkpointing, find_checkpoint, save_unlearned
 from worker.inputs import JobInputs
 from worker.lease import Run, add_time, fenced, report_progress, stage
 from worker.ranks import Ranks, launched
-from worker.settings import Settings
 from worker.slices import keep_slice, latest_checkpoint
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def run_attempt(run: Run, inputs: JobInputs, *, spec: AuditSpec) -> AttemptResul
     return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
 
 
-def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, settings: Settings) -> Steps:
+def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, storage: Storage) -> Steps:
     """Begin the claim's method on `model`."""
     workload = inputs.workload
     task = Task(
@@ -83,15 +83,8 @@ def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State
         criterion=inputs.held_out.criterion,
         seed=claim.seed,
         references=None if inputs.references is None else inputs.references.aims,
-        checkpoint=latest_checkpoint(inputs.checkpoints, settings.files),
-        keep_slice=partial(
-            keep_slice,
-            storage=settings.files,
-            remain=inputs.remain,
-            dataset=claim.dataset,
-            key=settings.sample_key_bytes,
-            fitted_to=workload.fitted_to,
-        ),
+        checkpoint=latest_checkpoint(inputs.checkpoints, storage),
+        keep_slice=partial(keep_slice, inputs.training, storage),
         adapters=workload.adapters,
         state=state,
     )
@@ -131,7 +124,7 @@ def run_method(run: Run, inputs: JobInputs, *, ranks: Ranks | None = None) -> tu
     resumed = saved.get("state", {})
     if ranks is None:
         state = State(resumed, should_stop=run.must_stop)
-        steps = method_steps(claim, inputs, model, state, settings=run.settings)
+        steps = method_steps(claim, inputs, model, state, storage=run.settings.files)
     else:
         state, steps = ranks.state, ranks.unlearn(model, resumed=resumed)
     with span("unlearn"):

@@ -30,7 +30,7 @@ from unlearning.training.references import sample_signals
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
 from worker.settings import Settings, choose_device
-from worker.slices import usable_checkpoints
+from worker.slices import SlicedTraining, usable_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,11 @@ class JobInputs:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
-    reference: a model trained on D_r alone, if there is one. references: the model's reference predictions; None if it has none or,
-    with the clause `references_unused` that says why, if they cannot be used. remaining_references: all rows of their file, used or
-    not, but those of what this job and earlier ones erase: they are what the model keeps once the job has published; None if the
-    file cannot be read. checkpoints: the weights after slices of the model's training that may be used (`worker.slices`).
+    reference: a model trained on D_r alone, if there is one. training: on D_r. references: the model's reference predictions; None
+    if it has none or, with the clause `references_unused` that says why, if they cannot be used. remaining_references: all rows of
+    their file, used or not, but those of what this job and earlier ones erase: they are what the model keeps once the job has
+    published; None if the file cannot be read. checkpoints: the weights after slices of the model's training that may be used
+    (`worker.slices`).
     """
 
     workload: Workload
@@ -73,6 +74,7 @@ class JobInputs:
     held_out: HeldOut
     test: SampleSet
     device: torch.device
+    training: SlicedTraining
     references: JobReferences | None = None
     references_unused: str | None = None
     remaining_references: References | None = None
@@ -113,21 +115,19 @@ def load_inputs(
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
-    split = split_train(
-        workload.train,
-        dataset=claim.dataset,
-        key=settings.sample_key_bytes,
-        forget=claim.forget,
-        left_out=claim.left_out,
-    )
+    digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
+    split = split_train(workload.train, digest=digest, forget=claim.forget, left_out=claim.left_out)
     split = Split(split.forget.in_memory().to(device), split.remain.to(device))
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
     references, unused, remaining = _load_references(
-        claim, split, held_out, settings, original=original, objective=workload.objective
+        claim, split, held_out, settings, digest=digest, original=original, objective=workload.objective
     )
     if unused is not None:
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, unused)
+    training = SlicedTraining(
+        samples=split.remain, dataset=claim.dataset, key=settings.sample_key_bytes, fitted_to=workload.fitted_to
+    )
     return JobInputs(
         workload=workload,
         original=original,
@@ -140,13 +140,8 @@ def load_inputs(
         references=references,
         references_unused=unused,
         remaining_references=remaining,
-        checkpoints=usable_checkpoints(
-            claim.details,
-            split.remain,
-            dataset=claim.dataset,
-            key=settings.sample_key_bytes,
-            fitted_to=workload.fitted_to,
-        ),
+        training=training,
+        checkpoints=usable_checkpoints(training, claim.details),
     )
 
 
@@ -169,6 +164,7 @@ def _load_references(
     held_out: HeldOut,
     settings: Settings,
     *,
+    digest: Callable[[str], bytes],
     original: nn.Module,
     objective: Objective,
 ) -> tuple[JobReferences | None, str | None, References | None]:
@@ -179,7 +175,6 @@ def _load_references(
     if given is None:
         return None, unused, None
     remaining = given.without({*claim.forget, *claim.left_out})
-    digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
     try:
         used = _use_references(given, remaining, split, held_out, digest=digest, original=original, objective=objective)
     except ReferencesUnusable as error:
@@ -282,19 +277,19 @@ def _aim_at_copies(
 
 
 def split_train(
-    train: SampleSet, *, dataset: str, key: bytes, forget: Collection[bytes], left_out: Collection[bytes]
+    train: SampleSet, *, digest: Callable[[str], bytes], forget: Collection[bytes], left_out: Collection[bytes]
 ) -> Split:
-    """Split the training set by the digests of its samples. Those that are left out are in neither set.
+    """Split the training set by the digests of its samples. Those that are left out are in neither set. digest: hashes an ID.
 
     Raises SamplesMissing if the training set lacks samples to forget: a report on fewer would claim too much.
     """
     forget_index: list[int] = []
     remain_index: list[int] = []
     for position, sample in enumerate(train.ids):
-        digest = sample_digest(key, dataset, sample)
-        if digest in forget:
+        hashed = digest(sample)
+        if hashed in forget:
             forget_index.append(position)
-        elif digest not in left_out:
+        elif hashed not in left_out:
             remain_index.append(position)
     if len(forget_index) != len(forget):
         raise SamplesMissing(

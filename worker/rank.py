@@ -95,7 +95,7 @@ class Rank:
     def unlearn(self, resumed: Mapping[str, Any]) -> None:
         """Begin the claim's method, on a copy of the served model."""
         self.model, self.state = copy_network(self.inputs.original), State(resumed)
-        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, settings=self.settings)
+        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, storage=self.settings.files)
 
     def audit(self, weights: Mapping[str, Tensor], spec: AuditSpec) -> None:
         """Begin the audit of a model with these weights."""

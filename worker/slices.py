@@ -7,6 +7,7 @@ training set's.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -20,44 +21,47 @@ from unlearning.storage import load_weights, to_bytes
 from unlearning.training.slices import SliceCheckpoint
 
 
-def seen_sha256(samples: SampleSet, number: int, *, dataset: str, key: bytes) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlicedTraining:
+    """A training in slices: its samples, the name of their dataset, the key that hashes their IDs, and `Workload.fitted_to`."""
+
+    samples: SampleSet
+    dataset: str
+    key: bytes = field(repr=False)
+    fitted_to: str | None
+
+
+def seen_sha256(training: SlicedTraining, number: int) -> str:
     """Commit to the samples of the slices up to `number`, under the oldest key: so it stays the same when the key is rotated."""
+    samples, key = training.samples, training.key[:KEY_BYTES]
     seen = (sample for sample, own in zip(samples.ids, samples.slices or (), strict=True) if own <= number)
-    return samples_sha256(sample_digest(key[:KEY_BYTES], dataset, sample) for sample in seen)
+    return samples_sha256(sample_digest(key, training.dataset, sample) for sample in seen)
 
 
-def describe_checkpoint(
-    number: int, sha256: str, *, samples: SampleSet, dataset: str, key: bytes, fitted_to: str | None
-) -> dict[str, str | int]:
-    """Describe weights after slice `number` of a training on `samples`, as a model's details list them.
-
-    fitted_to: of that training (`Workload.fitted_to`).
-    """
-    seen = seen_sha256(samples, number, dataset=dataset, key=key)
+def describe_checkpoint(training: SlicedTraining, number: int, sha256: str) -> dict[str, str | int]:
+    """Describe weights after slice `number` of a training, as a model's details list them."""
     found: dict[str, str | int] = {
         "slice": number,
         "sha256": sha256,
         "path": f"{sha256}.safetensors",
-        "seen_sha256": seen,
+        "seen_sha256": seen_sha256(training, number),
     }
-    return found if fitted_to is None else {**found, "fitted_to": fitted_to}
+    return found if training.fitted_to is None else {**found, "fitted_to": training.fitted_to}
 
 
-def usable_checkpoints(
-    details: Mapping[str, Any], remain: SampleSet, *, dataset: str, key: bytes, fitted_to: str | None
-) -> list[Mapping[str, Any]]:
+def usable_checkpoints(training: SlicedTraining, details: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """List the checkpoints in a model's details that saw exactly what remains of the slices up to theirs, the earliest first.
 
-    fitted_to: of the workload now; weights whose loss was fitted to other targets may have seen forgotten ones through it.
+    training: on what remains. Weights whose loss was fitted to other targets may have seen forgotten ones through it.
     """
-    if remain.slices is None:
+    if training.samples.slices is None:
         return []
     listed: Sequence[Mapping[str, Any]] = details.get(CHECKPOINTS, ())
     usable = (
         entry
         for entry in listed
-        if entry.get("fitted_to") == fitted_to
-        and entry["seen_sha256"] == seen_sha256(remain, int(entry["slice"]), dataset=dataset, key=key)
+        if entry.get("fitted_to") == training.fitted_to
+        and entry["seen_sha256"] == seen_sha256(training, int(entry["slice"]))
     )
     return sorted(usable, key=lambda entry: int(entry["slice"]))
 
@@ -74,17 +78,8 @@ def latest_checkpoint(usable: Sequence[Mapping[str, Any]], storage: Storage) -> 
     return SliceCheckpoint(number=int(latest["slice"]), load=load)
 
 
-def keep_slice(
-    number: int,
-    model: nn.Module,
-    *,
-    storage: Storage,
-    remain: SampleSet,
-    dataset: str,
-    key: bytes,
-    fitted_to: str | None,
-) -> dict[str, str | int]:
-    """Write the weights after a slice of a training on `remain` into the storage, and describe them. Raises OSError."""
+def keep_slice(training: SlicedTraining, storage: Storage, number: int, model: nn.Module) -> dict[str, str | int]:
+    """Write the weights after a slice of a training into the storage, and describe them. Raises OSError."""
     content = to_bytes(model)
     _, sha256 = ranks.by_first(lambda: storage.put(content))
-    return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key, fitted_to=fitted_to)
+    return describe_checkpoint(training, number, sha256)

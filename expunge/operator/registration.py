@@ -50,7 +50,7 @@ from unlearning.specs.suitability import NEEDS, Need
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
-from worker.slices import describe_checkpoint
+from worker.slices import SlicedTraining, describe_checkpoint
 
 _MLFLOW_VERSION = re.compile(r"(?:models:/)?([^/:]+)/([1-9][0-9]*)")
 
@@ -311,12 +311,9 @@ def read_checkpoints(
             )
     return [
         describe_checkpoint(
+            SlicedTraining(samples=trained, dataset=dataset, key=key, fitted_to=entry.get("fitted_to")),
             int(entry["slice"]),
             entry["sha256"],
-            samples=trained,
-            dataset=dataset,
-            key=key,
-            fitted_to=entry.get("fitted_to"),
         )
         for entry in listed
     ]

@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from ledger.sample_ids import sample_digest
 from unlearning.data.samples import SampleSet
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
-from worker.inputs import load_workload, split_train
+from worker.inputs import Split, load_workload, split_train
 
 HERE = "tests.worker.digits"
 KEY = bytes(32)
@@ -53,22 +54,26 @@ def samples(count: int) -> SampleSet:
     )
 
 
+def split(forget: frozenset[bytes], left_out: frozenset[bytes], key: bytes = KEY) -> Split:
+    return split_train(samples(10), digest=partial(sample_digest, key, "people"), forget=forget, left_out=left_out)
+
+
 def digests(*numbers: int) -> frozenset[bytes]:
     return frozenset(sample_digest(KEY, "people", f"person-{i}") for i in numbers)
 
 
 def test_forgotten_samples_are_in_neither_set() -> None:
-    split = split_train(samples(10), dataset="people", key=KEY, forget=digests(3, 7), left_out=digests(0, 9))
-    assert split.forget.targets.tolist() == [3, 7]
-    assert split.remain.targets.tolist() == [1, 2, 4, 5, 6, 8]
+    found = split(digests(3, 7), digests(0, 9))
+    assert found.forget.targets.tolist() == [3, 7]
+    assert found.remain.targets.tolist() == [1, 2, 4, 5, 6, 8]
 
 
 def test_a_sample_to_forget_that_the_workload_lacks_stops_the_run_without_naming_it() -> None:
     with pytest.raises(SamplesMissing) as raised:
-        split_train(samples(10), dataset="people", key=KEY, forget=digests(3, 12), left_out=frozenset())
+        split(digests(3, 12), frozenset())
     assert "person" not in str(raised.value)
 
 
 def test_another_key_matches_nothing() -> None:
     with pytest.raises(SamplesMissing):
-        split_train(samples(10), dataset="people", key=bytes(31) + b"1", forget=digests(3), left_out=frozenset())
+        split(digests(3), frozenset(), key=bytes(31) + b"1")

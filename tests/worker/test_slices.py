@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning.files import file_sha256
 from worker.report import EXACT_STATEMENTS
-from worker.slices import describe_checkpoint, usable_checkpoints
+from worker.slices import SlicedTraining, describe_checkpoint, usable_checkpoints
 
 REFERENCE = "tests.worker.digits:in_slices"
 
@@ -63,16 +63,15 @@ def test_a_model_trained_in_slices_goes_back_to_the_weights_before_the_forgotten
 
 def test_weights_by_a_loss_that_was_fitted_to_other_targets_are_not_used() -> None:
     """Before it was said to which, it was all training targets, forgotten ones included."""
-    train, key = digits.in_slices().train, bytes(32)
-    describe = partial(describe_checkpoint, samples=train, dataset="digits", key=key)
-    listed = [describe(0, "a" * 64, fitted_to=None), describe(1, "b" * 64, fitted_to="held_out")]
+    now = SlicedTraining(samples=digits.in_slices().train, dataset="digits", key=bytes(32), fitted_to="held_out")
+    before = replace(now, fitted_to=None)
+    listed = [describe_checkpoint(before, 0, "a" * 64), describe_checkpoint(now, 1, "b" * 64)]
 
-    def usable(fitted_to: str | None) -> list[int]:
-        found = usable_checkpoints({"checkpoints": listed}, train, dataset="digits", key=key, fitted_to=fitted_to)
-        return [entry["slice"] for entry in found]
+    def usable(training: SlicedTraining) -> list[int]:
+        return [entry["slice"] for entry in usable_checkpoints(training, {"checkpoints": listed})]
 
-    assert usable("held_out") == [1]
-    assert usable(None) == [0]
+    assert usable(now) == [1]
+    assert usable(before) == [0]
 
 
 def run(bench: Bench, ids: tuple[str, ...], method: dict[str, object] | None = None) -> UUID:
