@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.cases import Case, case
 from benchmarks.judging import task_of
 from benchmarks.writing import Row, row, write
-from ledger.jobs.claims import Claim
+from ledger.jobs.claims import Claim, JobSamples
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import Commitment, commit_samples
 from report.canonical import canonical_json
@@ -116,9 +116,10 @@ def claim_of(one: Case) -> Claim:
     """Make a claim as the ledger does; fields that a report does not need are None."""
     given: dict[str, Any] = {field.name: None for field in dataclasses.fields(Claim)}
     forget = frozenset(sample_digest(KEY, "digits", sample) for sample in one.forget.ids)
+    samples = JobSamples(forget=forget, erased=frozenset(), unknown=frozenset())
     names = {"model": "digits", "dataset": "digits", "workload": "examples.digits:workload", "details": {}}
     numbers = {"attempt": 1, "base_version": 1, "next_version": 2, "requests": 1, "job_id": UUID(int=1)}
-    more = {"weights_sha256": "0" * 64, "forget": forget, "erased": frozenset(), "method": asdict(IEU())}
+    more = {"weights_sha256": "0" * 64, "samples": samples, "method": asdict(IEU())}
     return Claim(**given | names | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
 
 

@@ -20,7 +20,6 @@ from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
 from unlearning.networks import copy_network
 from unlearning.specs import AIMING, EXACT, parse
-from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps, each_step_in, run_to_completion
 from unlearning.task import Task
@@ -43,7 +42,7 @@ class AttemptResult:
     seconds: float
 
 
-def run_attempt(run: Run, inputs: JobInputs, *, spec: AuditSpec) -> AttemptResult:
+def run_attempt(run: Run, inputs: JobInputs) -> AttemptResult:
     """Run the claim's method on a copy of the original model, and audit it. The original is never changed.
 
     Raises MethodRefused, InvalidSpec, NotFinite, RankFailed, and what `Run.check` raises.
@@ -60,9 +59,9 @@ def run_attempt(run: Run, inputs: JobInputs, *, spec: AuditSpec) -> AttemptResul
             enter_verifying(session, job)
         with span("audit"):
             if ranks is None:
-                steps = audit_steps(claim, inputs, model, spec)
+                steps = audit_steps(claim, inputs, model)
             else:
-                steps = ranks.audit(model, spec, merit=inputs.workload.objective.utility)
+                steps = ranks.audit(model, merit=inputs.workload.objective.utility)
             findings = run_reporting(run, steps, phase=Phase.AUDIT_MEMBERSHIP)
     if not findings.change.finite:
         raise NotFinite("The outputs of the new model are not finite numbers.")
@@ -91,9 +90,7 @@ def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State
     return unlearn(parse(claim.method), task)
 
 
-def audit_steps(
-    claim: Claim, inputs: JobInputs, model: nn.Module, spec: AuditSpec
-) -> Generator[Progress, None, Findings]:
+def audit_steps(claim: Claim, inputs: JobInputs, model: nn.Module) -> Generator[Progress, None, Findings]:
     """Begin the audit of `model`. Of what is not exact a failed one is never published, so it may end early."""
     return audit(
         original=inputs.original,
@@ -103,7 +100,7 @@ def audit_steps(
         held_out=inputs.held_out.audit,
         test=inputs.test,
         objective=inputs.workload.objective,
-        spec=spec,
+        spec=inputs.audit_spec,
         seed=claim.seed,
         reference=inputs.reference,
         references=None if inputs.references is None else inputs.references.audit,

@@ -146,6 +146,6 @@ def _identity(claim: Claim, inputs: JobInputs) -> dict[str, Any]:
         "method": dict(claim.method),
         "seed": claim.seed,
         "weights": claim.weights_sha256,
-        "forget": samples_sha256(claim.forget),
-        "erased": samples_sha256(claim.left_out),
+        "forget": samples_sha256(claim.samples.forget),
+        "erased": samples_sha256(claim.samples.left_out),
     }

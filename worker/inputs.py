@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from connectors.storage import Storage
-from ledger.jobs.claims import Claim
+from ledger.jobs.claims import Claim, JobSamples, Rewritten
 from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest
 from unlearning.audit.audit import tested_by_references
@@ -25,6 +25,7 @@ from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.files import read_file
 from unlearning.sharding import place
+from unlearning.specs.audit import AuditSpec
 from unlearning.storage import load_weights
 from unlearning.training.references import sample_signals
 from worker.child import note_loaded_code
@@ -54,16 +55,31 @@ class JobReferences:
     erased_since: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedReferences:
+    """What a job has of the model's reference predictions.
+
+    used: those of its sets; None if the model has none or, with the clause `unused` that says why, if they cannot be used.
+    remaining: all rows of their file, used or not, but those of what this job and earlier ones erase: they are what the model keeps
+    once the job has published; None if the file cannot be read.
+    """
+
+    used: JobReferences | None = None
+    unused: str | None = None
+    remaining: References | None = None
+
+
+NO_REFERENCES = LoadedReferences()
+"""Of a model that has none."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JobInputs:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
-    reference: a model trained on D_r alone, if there is one. training: on D_r. references: the model's reference predictions; None
-    if it has none or, with the clause `references_unused` that says why, if they cannot be used. remaining_references: all rows of
-    their file, used or not, but those of what this job and earlier ones erase: they are what the model keeps once the job has
-    published; None if the file cannot be read. checkpoints: the weights after slices of the model's training that may be used
-    (`worker.slices`).
+    reference: a model trained on D_r alone, if there is one. training: on D_r. checkpoints: the weights after slices of the model's
+    training that may be used (`worker.slices`).
     """
 
     workload: Workload
@@ -75,10 +91,13 @@ class JobInputs:
     test: SampleSet
     device: torch.device
     training: SlicedTraining
-    references: JobReferences | None = None
-    references_unused: str | None = None
-    remaining_references: References | None = None
+    loaded_references: LoadedReferences = NO_REFERENCES
     checkpoints: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def references(self) -> JobReferences | None:
+        """The reference predictions that method and audit use, if there are any."""
+        return self.loaded_references.used
 
     @property
     def tested(self) -> SampleSet:
@@ -86,15 +105,16 @@ class JobInputs:
         return self.forget if self.references is None else self.forget.take(self.references.tested)
 
     @property
-    def tested_by_references(self) -> bool:
-        """Whether the audit has the reference test, so that its other tests may be shorter."""
-        return self.references is not None and tested_by_references(
+    def audit_spec(self) -> AuditSpec:
+        """How the results are audited. With the reference test the other tests may be shorter."""
+        has_reference_test = self.references is not None and tested_by_references(
             self.references.audit,
             forget=self.tested,
             remain=self.remain,
             held_out=self.held_out.audit,
             objective=self.workload.objective,
         )
+        return AuditSpec.with_references() if has_reference_test else AuditSpec()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,15 +136,15 @@ def load_inputs(
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
     digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
-    split = split_train(workload.train, digest=digest, forget=claim.forget, left_out=claim.left_out)
+    split = split_train(workload.train, claim.samples, digest=digest)
     split = Split(split.forget.in_memory().to(device), split.remain.to(device))
     held_out = split_held_out(workload.held_out.to(device))
     original = place(original, workload.sharded, device)
-    references, unused, remaining = _load_references(
+    references = _load_references(
         claim, split, held_out, settings, digest=digest, original=original, objective=workload.objective
     )
-    if unused is not None:
-        logger.warning("job %s goes on without reference predictions: %s", claim.job_id, unused)
+    if references.unused is not None:
+        logger.warning("job %s goes on without reference predictions: %s", claim.job_id, references.unused)
     training = SlicedTraining(
         samples=split.remain, dataset=claim.dataset, key=settings.sample_key_bytes, fitted_to=workload.fitted_to
     )
@@ -137,9 +157,7 @@ def load_inputs(
         held_out=held_out,
         test=workload.test.to(device),
         device=device,
-        references=references,
-        references_unused=unused,
-        remaining_references=remaining,
+        loaded_references=references,
         training=training,
         checkpoints=usable_checkpoints(training, claim.details),
     )
@@ -167,19 +185,19 @@ def _load_references(
     digest: Callable[[str], bytes],
     original: nn.Module,
     objective: Objective,
-) -> tuple[JobReferences | None, str | None, References | None]:
+) -> LoadedReferences:
     """Read the claim's reference predictions, or say why they are not used; also give what the model keeps of them."""
     if claim.references is None:
-        return None, None, None
+        return NO_REFERENCES
     given, unused = read_references(claim.references, settings.files)
     if given is None:
-        return None, unused, None
-    remaining = given.without({*claim.forget, *claim.left_out})
+        return LoadedReferences(unused=unused)
+    remaining = given.without({*claim.samples.forget, *claim.samples.left_out})
     try:
         used = _use_references(given, remaining, split, held_out, digest=digest, original=original, objective=objective)
     except ReferencesUnusable as error:
-        return None, str(error).rstrip("."), remaining
-    return used, None, remaining
+        return LoadedReferences(unused=str(error).rstrip("."), remaining=remaining)
+    return LoadedReferences(used=used, remaining=remaining)
 
 
 def _load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
@@ -212,6 +230,13 @@ def write_references(references: References, files: Storage) -> ReferenceFile:
     """Write a file of reference predictions into the storage. Raises StorageError."""
     name, sha256 = files.put(to_bytes(references))
     return ReferenceFile(sha256=sha256, path=name)
+
+
+def rewrite_references(file: ReferenceFile, samples: frozenset[bytes], files: Storage) -> Rewritten:
+    """Write a file of reference predictions without these samples' rows. Raises StorageError."""
+    references, _ = read_references(file, files)
+    after = None if references is None else write_references(references.without({*samples}), files)
+    return Rewritten(before=file, after=after, without=samples)
 
 
 def _use_references(
@@ -276,13 +301,12 @@ def _aim_at_copies(
     )
 
 
-def split_train(
-    train: SampleSet, *, digest: Callable[[str], bytes], forget: Collection[bytes], left_out: Collection[bytes]
-) -> Split:
-    """Split the training set by the digests of its samples. Those that are left out are in neither set. digest: hashes an ID.
+def split_train(train: SampleSet, samples: JobSamples, *, digest: Callable[[str], bytes]) -> Split:
+    """Split the training set by the digests of a job's samples. Those that are left out are in neither set. digest: hashes an ID.
 
     Raises SamplesMissing if the training set lacks samples to forget: a report on fewer would claim too much.
     """
+    forget, left_out = samples.forget, samples.left_out
     forget_index: list[int] = []
     remain_index: list[int] = []
     for position, sample in enumerate(train.ids):

@@ -9,10 +9,9 @@ from uuid import uuid4
 from connectors.model_signing import ModelSigner
 from ledger.db import DATABASE_AWAY
 from ledger.jobs import results
-from ledger.jobs.claims import Claim, Rewritten
+from ledger.jobs.claims import Claim
 from ledger.jobs.results import Publication
 from ledger.registry.models import CHECKPOINTS
-from ledger.registry.references import ReferenceFile
 from ledger.states import Phase
 from ledger.transparency.commitments import commit_samples, commit_subjects
 from report.document import write
@@ -22,7 +21,7 @@ from unlearning.steps import Progress
 from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_outdated_files
-from worker.inputs import JobInputs, read_references, write_references
+from worker.inputs import JobInputs, write_references
 from worker.lease import Run, attempt_timings, refusals_counted, report_progress, stage
 from worker.report import build_report, read_background
 from worker.settings import Settings
@@ -87,7 +86,7 @@ def prepare(
     claim, settings = run.claim, run.settings
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
     report_progress(run, Progress(phase=Phase.REPORT.value, step=1, total=2))  # each file has its own time limit
-    remaining = inputs.remaining_references
+    remaining = inputs.loaded_references.remaining
     references = None if remaining is None else write_references(remaining, settings.files)
     report_progress(run, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
@@ -132,10 +131,3 @@ def _remaining_checkpoints(
         return None
     by_slice = {entry["slice"]: entry for entry in (*inputs.checkpoints, *result.outcome.kept)}
     return [by_slice[number] for number in sorted(by_slice)]
-
-
-def rewrite_references(file: ReferenceFile, samples: frozenset[bytes], settings: Settings) -> Rewritten:
-    """Write a file of reference predictions without these samples' rows. Raises StorageError."""
-    references, _ = read_references(file, settings.files)
-    after = None if references is None else write_references(references.without({*samples}), settings.files)
-    return Rewritten(before=file, after=after, without=samples)

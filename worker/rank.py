@@ -28,7 +28,6 @@ from unlearning.audit.findings import Findings
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.networks import copy_network
 from unlearning.sharding import whole
-from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from worker.attempt import audit_steps, method_steps
 from worker.child import die_with_parent
@@ -97,11 +96,11 @@ class Rank:
         self.model, self.state = copy_network(self.inputs.original), State(resumed)
         self.steps = method_steps(self.claim, self.inputs, self.model, self.state, storage=self.settings.files)
 
-    def audit(self, weights: Mapping[str, Tensor], spec: AuditSpec) -> None:
+    def audit(self, weights: Mapping[str, Tensor]) -> None:
         """Begin the audit of a model with these weights."""
         self.model, self.state = copy_network(self.inputs.original), State()
         self.model.load_state_dict(weights)
-        self.steps = audit_steps(self.claim, self.inputs, self.model.eval(), spec)
+        self.steps = audit_steps(self.claim, self.inputs, self.model.eval())
 
     def next(self) -> Stepped | Ended:
         """Take a step."""

@@ -28,7 +28,6 @@ from ledger.jobs.claims import Claim
 from ledger.states import Reason
 from unlearning.audit.findings import Findings
 from unlearning.data.objectives import Merit
-from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.steps import Outcome, Progress, Steps
 from worker.failures import Failure, NoGpu, RankFailed
@@ -245,9 +244,9 @@ class Ranks:
         model.load_state_dict(self.ask("weights"))
         return outcome
 
-    def audit(self, model: nn.Module, spec: AuditSpec, *, merit: Merit) -> Generator[Progress, None, Findings]:
+    def audit(self, model: nn.Module, *, merit: Merit) -> Generator[Progress, None, Findings]:
         """Audit the unlearned `model` on the ranks. merit: the objective's, whose functions are not sent."""
-        self.ask("audit", model.state_dict(), spec)
+        self.ask("audit", model.state_dict())
         findings: Findings = yield from self._steps()
         return replace(findings, merit=merit)
 

@@ -172,8 +172,8 @@ def asked(claim: Claim, *, commitment: Commitment, people: Commitment | None) ->
     by_person: Any = {name: value for name, value in given.items() if value is not None}
     return Asked(
         requests=claim.requests,
-        samples=len(claim.forget),
-        samples_previously_forgotten=len(claim.erased),
+        samples=len(claim.samples.forget),
+        samples_previously_forgotten=len(claim.samples.erased),
         manifest_root=commitment.root,
         regulation=tuple(claim.regulations),
         received_at=claim.received_at,

@@ -20,7 +20,6 @@ from ledger.states import AUDIT_PHASES, Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import EXACT
-from unlearning.specs.audit import AuditSpec
 from worker.attempt import AttemptResult, run_attempt
 from worker.child import StopSignal
 from worker.failures import (
@@ -33,9 +32,9 @@ from worker.failures import (
     as_method_failure,
     classify,
 )
-from worker.inputs import JobInputs, load_inputs, load_workload
+from worker.inputs import JobInputs, load_inputs, load_workload, rewrite_references
 from worker.lease import Run, fenced, hold_lease, stage, start_next_attempt
-from worker.publish import publish_result, rewrite_references
+from worker.publish import publish_result
 from worker.ranks import plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
@@ -106,7 +105,7 @@ def claim_job(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settin
                 check_sample_key(session, settings.sample_key_bytes)
                 return claims.claim(session, job_id, worker=worker, lease=settings.lease, rewritten=rewritten)
         except RowsLeft as left:
-            rewritten = rewrite_references(left.file, left.samples, settings)
+            rewritten = rewrite_references(left.file, left.samples, settings.files)
 
 
 def execute(run: Run) -> None:
@@ -128,9 +127,10 @@ def execute(run: Run) -> None:
         workload = load_workload(claim.workload, allowed=settings.allowed)
         run.private_ids = workload.private_ids  # before anything else of the owner's runs
         inputs = load_inputs(claim, workload, settings, device=device)
-    if inputs.references_unused is not None:
+    unused = inputs.loaded_references.unused
+    if unused is not None:
         with fenced(run) as (session, job):
-            claims.record_references_unused(session, job, why=inputs.references_unused)
+            claims.record_references_unused(session, job, why=unused)
     result = None
     while result is None:
         result = run_method_of_policy(run, inputs)
@@ -151,8 +151,7 @@ def run_method_of_policy(run: Run, inputs: JobInputs) -> AttemptResult | None:
     claim = run.claim
     is_last = claim.policy_index + 1 >= len(claim.policy)
     try:
-        spec = AuditSpec.with_references() if inputs.tested_by_references else AuditSpec()
-        result = run_attempt(run, inputs, spec=spec)
+        result = run_attempt(run, inputs)
     except (MethodRefused, InvalidSpec) as error:
         if is_last:
             raise

@@ -21,12 +21,15 @@ from ledger.jobs.workers import CHECK_LIMIT, CHECK_MODEL
 from telemetry import tracing
 from worker import checks
 from worker.app import celery_app
-from worker.beat.relay import sweep_jobs
+from worker.beat.relay import sweep_jobs, wakeup_sender
 from worker.child import code_has_changed, stop_on_sigterm, stop_signal
 from worker.cleanup import delete_finished_checkpoints
 from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
 from worker.watchdog import notes_of_this_process
+
+wake = wakeup_sender(celery_app, retry=True)
+"""Sends a job's wake-up. If it gets lost, the beat's next sweep repeats it."""
 
 
 @functools.cache
@@ -87,8 +90,3 @@ def traced(job_id: UUID) -> Iterator[None]:
         caller = find_trace(session, job_id)
     with tracing.continued(caller), tracing.span("job", job_id=str(job_id)):
         yield
-
-
-def wake(job_id: UUID) -> None:
-    """Send a job's wake-up. If it gets lost, the beat's next sweep repeats it."""
-    celery_app.send_task(RUN_JOB, args=[str(job_id)])

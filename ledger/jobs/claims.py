@@ -38,15 +38,31 @@ ClaimedJob = NewType("ClaimedJob", Job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSamples:
+    """The digests of the samples that a job is about.
+
+    forget: those to erase. erased: those that the model forgot earlier and must not see again. unknown: the job's other samples,
+    which the served version was not trained on and which are erased with it.
+    """
+
+    forget: frozenset[bytes]
+    erased: frozenset[bytes]
+    unknown: frozenset[bytes]
+
+    @property
+    def left_out(self) -> frozenset[bytes]:
+        """The samples beside `forget` that the model must not see."""
+        return self.erased | self.unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """What a worker needs to run a job. `attempt` is the fencing token of every write.
 
-    `forget` holds the digests of the samples to erase, `erased` of those that the model forgot earlier and must not see again,
-    `unknown` of the job's other samples, which the served version was not trained on and which are erased with it.
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
     `escalate` says when the next one follows.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
-    `people` holds those whom its requests name and who have samples in `forget`: the digest of each, with the sealed commitment or
+    `people` holds those whom its requests name and who have samples to forget: the digest of each, with the sealed commitment or
     None (`ledger.sample_ids.commit_to_subject`). `subjects` counts them; None if the requests name samples alone.
     `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
     if there is one. `references` is the file of the model's reference predictions, if it has them.
@@ -65,8 +81,7 @@ class Claim:
     next_version: int
     weights_path: str
     weights_sha256: str
-    forget: frozenset[bytes]
-    erased: frozenset[bytes]
+    samples: JobSamples
     method: Mapping[str, Any]
     policy: tuple[Mapping[str, Any], ...]
     policy_index: int
@@ -81,12 +96,6 @@ class Claim:
     references: ReferenceFile | None = None
     subjects: int | None = None
     people: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    unknown: frozenset[bytes] = frozenset()
-
-    @property
-    def left_out(self) -> frozenset[bytes]:
-        """The samples beside `forget` that the model must not see."""
-        return self.erased | self.unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +105,6 @@ class Rewritten:
     before: ReferenceFile
     after: ReferenceFile | None
     without: frozenset[bytes]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSamples:
-    """The digests that a job is about: `forget`, `erased` and `unknown` of its `Claim`."""
-
-    forget: frozenset[bytes]
-    erased: frozenset[bytes]
-    unknown: frozenset[bytes]
 
 
 class RowsLeft(Exception):
@@ -264,9 +264,7 @@ def _take(
         next_version=newest + 1,
         weights_path=base.weights_path,
         weights_sha256=base.weights_sha256,
-        forget=samples.forget,
-        erased=samples.erased,
-        unknown=samples.unknown,
+        samples=samples,
         method=job.method,
         policy=tuple(job.policy),
         policy_index=job.policy_index,

@@ -65,7 +65,12 @@ def publish(session: Session, claim: Claim, result: Publication, *, timings: Map
     replaced = None if claim.references is None else (claim.references, result.references)
     record_timings(session, job, timings)
     end_attempt(session, job, Ending(AttemptOutcome.PUBLISHED))
-    data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": len(claim.forget)}
+    data = {
+        "verdict": report.verdict,
+        "version": version.number,
+        "report": report.id,
+        "samples": len(claim.samples.forget),
+    }
     record(session, "job.published", data, job_id=job.id)
     hold_files(version, model, CleanFiles(references=replaced, checkpoints=result.checkpoints))
     if model.approve_versions or result.utility_drop > model.approve_utility_drop:

@@ -117,7 +117,7 @@ def document(*, verdict, samples):
 
 def publish(session, claim, *, verdict="verified", **more):
     """Publish a report of its own, and give its ID."""
-    written = document(verdict=verdict, samples=len(claim.forget))
+    written = document(verdict=verdict, samples=len(claim.samples.forget))
     result = results.Publication(document=written, weights_path="cdcd.safetensors", **more)
     results.publish(session, claim, result, timings={"unlearn": 2.0, "data_wait": 0.5})
     return UUID(written.report.report_id)

@@ -61,7 +61,7 @@ def used(world):
     asked = ask(world, "ann", key=KEY, idempotency=given)
     claim = world.claim(asked.targets[0].job.id)
     names = {digest: f"person-{number}" for number, digest in enumerate(digests(*range(100)))}
-    commitment = commit_samples("digits", [names[one] for one in claim.forget], key=KEY)
+    commitment = commit_samples("digits", [names[one] for one in claim.samples.forget], key=KEY)
     named = commit_subjects(claim.people, key=KEY)
     world.finish(claim, commitment=commitment, people=named.seal(KEY), references=file)
     with world.sessions.begin() as session:
@@ -221,8 +221,8 @@ def test_a_job_that_a_worker_runs_refuses_a_rotation_until_its_lease_has_expired
     assert rotate(used) is not None
     used.sweep()
     claim = used.claim(job_id)
-    assert claim.forget == {sample_digest(NEW, "digits", "person-10")}
-    assert sample_digest(NEW, "digits", "person-1") in claim.erased
+    assert claim.samples.forget == {sample_digest(NEW, "digits", "person-10")}
+    assert sample_digest(NEW, "digits", "person-1") in claim.samples.erased
 
 
 def test_what_hashes_now_holds_a_rotation_up(world):

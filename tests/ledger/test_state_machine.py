@@ -205,7 +205,7 @@ class Ledger(RuleBasedStateMachine):
             return None
         assert was_ready, "a job began before it closed, or before its wait was over"
         samples = {bytes(row.digest) for row in self.ask(f"SELECT digest FROM job_samples WHERE job_id = '{job_id}'")}
-        assert claim.forget == samples - claim.erased, "a job does not forget its samples"
+        assert claim.samples.forget == samples - claim.samples.erased, "a job does not forget its samples"
         rivals = [held for held in self.workers if held.valid and held.claim.model_id == claim.model_id]
         assert rivals == [], "two workers with one model"
         assert self.world.claim(job_id) is None, "a second message was a second claim"

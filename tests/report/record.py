@@ -26,7 +26,6 @@ from report.document import Document
 from tests.report.recorded import FOLDER
 from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE
-from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from worker.attempt import run_attempt
 from worker.child import StopSignal
@@ -111,7 +110,7 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
     with hold_lease(job_run):
         with stage(job_run, Phase.LOAD):
             inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=settings.allowed), settings)
-        result = run_attempt(job_run, inputs, spec=AuditSpec())
+        result = run_attempt(job_run, inputs)
         with stage(job_run, Phase.REPORT):
             return prepare(job_run, inputs, result).document
 

@@ -259,8 +259,8 @@ def publish_job(
         sample_digest(key, dataset, name): name
         for name in (f"{kind}-{number}" for kind in ("sample", "note") for number in range(100))
     }
-    commitment = commit_samples(dataset, [names[digest] for digest in claimed.forget], key=key)
-    report["asked"] |= {"samples": len(claimed.forget), "manifest_root": commitment.root}
+    commitment = commit_samples(dataset, [names[digest] for digest in claimed.samples.forget], key=key)
+    report["asked"] |= {"samples": len(claimed.samples.forget), "manifest_root": commitment.root}
     people = commit_subjects(claimed.people, key=key)
     if people is not None:
         report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}

@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 
+from ledger.jobs.claims import JobSamples
 from ledger.sample_ids import sample_digest
 from unlearning.data.samples import SampleSet
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
@@ -55,7 +56,8 @@ def samples(count: int) -> SampleSet:
 
 
 def split(forget: frozenset[bytes], left_out: frozenset[bytes], key: bytes = KEY) -> Split:
-    return split_train(samples(10), digest=partial(sample_digest, key, "people"), forget=forget, left_out=left_out)
+    of_job = JobSamples(forget=forget, erased=left_out, unknown=frozenset())
+    return split_train(samples(10), of_job, digest=partial(sample_digest, key, "people"))
 
 
 def digests(*numbers: int) -> frozenset[bytes]:

@@ -46,7 +46,7 @@ from unlearning.training.references import PreparationCost
 from worker import attempt
 from worker import publish as publishing
 from worker.cleanup import delete_outdated_files
-from worker.inputs import JobInputs, load_inputs, load_workload
+from worker.inputs import NO_REFERENCES, JobInputs, load_inputs, load_workload
 from worker.lease import Run, hold_lease
 from worker.run import execute
 
@@ -363,7 +363,7 @@ def test_an_audit_is_shorter_only_where_it_has_the_reference_test(make_bench: Ca
     ):
         chosen = torch.cat([others[:count], of_class if given is whole else others[:0]])
         part = replace(inputs.held_out, audit=held_out.take(chosen))
-        assert replace(given, held_out=part).tested_by_references is speaks
+        assert (replace(given, held_out=part).audit_spec == AuditSpec.with_references()) is speaks
 
 
 def test_an_audit_knows_whether_the_method_aimed_at_references(
@@ -371,11 +371,9 @@ def test_an_audit_knows_whether_the_method_aimed_at_references(
 ) -> None:
     inputs = inputs_with(make_bench, digits.workload().train.ids[1])
     monkeypatch.setattr(attempt, "audit", lambda **given: given["aimed"])
-    for given, aiming in ((inputs, AIMING), (replace(inputs, references=None), frozenset())):
+    for given, aiming in ((inputs, AIMING), (replace(inputs, loaded_references=NO_REFERENCES), frozenset())):
         claims = {kind: SimpleNamespace(method={"kind": kind}, seed=0) for kind in PRODUCTION}
-        found = {
-            kind for kind, claim in claims.items() if attempt.audit_steps(claim, given, given.original, AuditSpec())
-        }
+        found = {kind for kind, claim in claims.items() if attempt.audit_steps(claim, given, given.original)}
         assert found == aiming
 
 
@@ -391,8 +389,8 @@ def test_a_file_that_keeps_other_predictions_is_not_used_where_a_copy_remains(ma
     inputs = inputs_with(make_bench, digits.copied_twice().train.ids[0], width=3)
 
     assert inputs.references is None
-    assert inputs.references_unused is not None
-    assert "prepare them again" in inputs.references_unused
+    assert inputs.loaded_references.unused is not None
+    assert "prepare them again" in inputs.loaded_references.unused
 
 
 def inputs_with(
@@ -478,14 +476,15 @@ def test_samples_of_a_job_that_the_served_version_never_knew_are_no_training_dat
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
     assert claimed is not None
-    assert (claimed.forget, claimed.unknown) == (keys(training_ids[1:2]), keys(training_ids[:1]))
+    assert (claimed.samples.forget, claimed.samples.unknown) == (keys(training_ids[1:2]), keys(training_ids[:1]))
 
     inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
 
     assert inputs.forget.ids == training_ids[1:2]
     assert inputs.remain.ids == training_ids[2:]
-    assert inputs.remaining_references is not None
-    assert set(stored(bench)[1].keys) - set(inputs.remaining_references.keys) == keys(training_ids[:2])
+    remaining = inputs.loaded_references.remaining
+    assert remaining is not None
+    assert set(stored(bench)[1].keys) - set(remaining.keys) == keys(training_ids[:2])
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "incomplete"])

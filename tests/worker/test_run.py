@@ -245,7 +245,7 @@ def test_fallbacks_follow_as_far_as_was_requested(
     run = SimpleNamespace(claim=claim)
     found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
     result = SimpleNamespace(findings=SimpleNamespace(verdict=found))
-    inputs = SimpleNamespace(tested_by_references=False)
+    inputs = SimpleNamespace()
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
     monkeypatch.setattr(running, "start_next_method", lambda *_, **__: following.append(policy[tried + 1]["kind"]))

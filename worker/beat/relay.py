@@ -96,9 +96,9 @@ def repeat(action: Callable[[], object], stopped: threading.Event, interval: flo
             logger.warning("a background thread tries again in %g s: %s", interval, type(error).__name__)
 
 
-def wakeup_sender(app: Celery) -> Callable[[UUID], None]:
-    """Make what sends a wake-up to the workers; it raises BrokerAway if the broker does not answer."""
-    return lambda job_id: app.send_task(RUN_JOB, args=[str(job_id)], retry=False)
+def wakeup_sender(app: Celery, *, retry: bool = False) -> Callable[[UUID], None]:
+    """Make what sends a wake-up to the workers; it raises BrokerAway if the broker does not answer. retry: within a second."""
+    return lambda job_id: app.send_task(RUN_JOB, args=[str(job_id)], retry=retry)
 
 
 def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], None]) -> int:

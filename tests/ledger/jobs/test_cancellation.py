@@ -97,7 +97,7 @@ def test_only_a_failed_job_is_retried_and_then_has_all_its_tries(world):
     assert (job.reason, job.finished_at, job.attempt) == (None, None, 2)
     assert world.request(request.id).state == RequestState.SCHEDULED
     again = world.claim(claim.job_id)
-    assert again.forget == frozenset(digests(1))
+    assert again.samples.forget == frozenset(digests(1))
     world.finish(again)
     assert world.request(request.id).state == RequestState.COMPLETED
 

@@ -44,7 +44,7 @@ def test_a_claim_tells_the_worker_all_it_needs(world):
     assert claim.attempt == 1
     assert (claim.model, claim.dataset, claim.workload) == ("small", "digits", "examples.digits:workload")
     assert (claim.base_version, claim.weights_path, claim.weights_sha256) == (1, "first.safetensors", WEIGHTS)
-    assert (claim.forget, claim.erased) == (frozenset(digests(1, 2)), frozenset())
+    assert (claim.samples.forget, claim.samples.erased) == (frozenset(digests(1, 2)), frozenset())
     assert (claim.method, claim.policy, claim.policy_index, claim.origin) == (LTU, (LTU, IEU), 0, "policy")
     assert (claim.requests, claim.regulations, claim.details) == (1, ("gdpr",), {"training_seconds": 12.5})
     job = world.job(claim.job_id)

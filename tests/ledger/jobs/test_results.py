@@ -86,8 +86,8 @@ def test_the_next_job_starts_from_the_newest_version_and_knows_all_that_was_ever
     world.finish(world.submit_and_claim(3))
     third = world.submit_and_claim(2, 4)
     assert (third.base_version, third.weights_path) == (3, "cdcd.safetensors")
-    assert third.forget == frozenset(digests(4))
-    assert third.erased == frozenset(digests(1, 2, 3))
+    assert third.samples.forget == frozenset(digests(4))
+    assert third.samples.erased == frozenset(digests(1, 2, 3))
     with world.sessions() as session:
         assert [v.number for v in list_versions(session, tenant_id=world.tenant_id, model="small")] == [3, 2, 1]
 

@@ -65,4 +65,4 @@ def test_a_version_trained_anew_that_is_served_is_where_the_next_reference_begin
     register(world, *range(1, 40))
     change(world, f"weights_sha256 = '{'34' * 32}'", number=3)
     claim = world.submit_and_claim(0, 50)
-    assert (claim.base_version, claim.forget, claim.reference.version) == (2, frozenset(digests(0)), 3)
+    assert (claim.base_version, claim.samples.forget, claim.reference.version) == (2, frozenset(digests(0)), 3)

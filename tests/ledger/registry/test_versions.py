@@ -158,7 +158,7 @@ def test_samples_that_only_a_later_version_was_trained_on_are_found(world):
     request = world.submit(85)
     assert request.targets[0].samples.accepted == 1
     claim = world.claim(request.targets[0].job.id)
-    assert claim.forget == frozenset(digests(85))
+    assert claim.samples.forget == frozenset(digests(85))
     world.finish(claim)
     assert knowing_erased(world) == [2]
     serve(world, 1)  # the first was never trained on it
@@ -215,7 +215,7 @@ def test_a_version_was_made_to_forget_as_many_samples_as_its_report_says(world):
     register(world, *range(3, 80))
     serve(world, 2)
     claim = world.submit_and_claim(1, 5)
-    assert claim.forget == frozenset(digests(5))
+    assert claim.samples.forget == frozenset(digests(5))
     report_id = world.finish(claim)
     assert world.claim(world.submit(2).targets[0].job.id) is None
     given = {"tenant_id": world.tenant_id}

@@ -40,14 +40,14 @@ def test_a_job_is_not_claimed_before_it_closes(world):
     assert world.sweep().wake == []
     reach_closing_time(world)
     assert world.sweep().wake == [job_id]
-    assert world.claim(job_id).forget == frozenset(digests(1))
+    assert world.claim(job_id).samples.forget == frozenset(digests(1))
 
 
 def test_the_first_claim_closes_the_job_and_later_requests_open_the_next(world):
     first = world.submit(1, 2, 90)
     world.submit(2, 3)
     claim = world.claim(first.targets[0].job.id)
-    assert claim.forget == frozenset(digests(1, 2, 3))
+    assert claim.samples.forget == frozenset(digests(1, 2, 3))
     assert claim.requests == 2
     later = world.submit(4)
     assert later.targets[0].job.id != claim.job_id
@@ -55,7 +55,7 @@ def test_the_first_claim_closes_the_job_and_later_requests_open_the_next(world):
     assert job.samples == 3
     world.expire_lease(claim.job_id)
     world.sweep()
-    assert world.claim(claim.job_id).forget == claim.forget
+    assert world.claim(claim.job_id).samples.forget == claim.samples.forget
 
 
 def test_what_was_erased_before_does_not_count_among_the_samples_of_a_job(world):
@@ -65,7 +65,7 @@ def test_what_was_erased_before_does_not_count_among_the_samples_of_a_job(world)
         model_id = session.scalar(select(Model.id).where(Model.name == "small"))
         assert count_to_erase(session, model_id, samples_of_open_job(job_id)) == 2
     claim = world.claim(job_id)
-    assert (world.job(job_id).samples, len(claim.forget)) == (2, 2)
+    assert (world.job(job_id).samples, len(claim.samples.forget)) == (2, 2)
 
 
 def test_an_expedited_request_does_not_wait_for_the_window(world):
@@ -150,7 +150,7 @@ def test_many_requests_at_once_open_one_job(world):
     assert len(jobs) == 8
     assert len(set(jobs)) == 1
     reach_closing_time(world)
-    assert world.claim(jobs[0]).forget == frozenset(digests(*range(8)))
+    assert world.claim(jobs[0]).samples.forget == frozenset(digests(*range(8)))
 
 
 def test_no_acknowledged_request_is_left_out_when_its_job_is_claimed_at_the_same_moment(world):

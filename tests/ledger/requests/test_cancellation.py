@@ -151,7 +151,7 @@ def test_a_retry_of_a_shared_job_leaves_out_who_left_it(world, settle):
     settle(world, first)
     assert retry(world, job_id).samples == 2
     claim = world.claim(job_id)
-    assert (claim.forget, claim.requests) == (frozenset(digests(2, 3)), 1)
+    assert (claim.samples.forget, claim.requests) == (frozenset(digests(2, 3)), 1)
     world.finish(claim)
     assert not world.request(first.id).unserved
     assert world.request(second.id).state == RequestState.COMPLETED

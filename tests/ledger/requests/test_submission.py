@@ -181,7 +181,7 @@ def test_a_request_leaves_a_job_that_has_not_closed(world):
     assert world.job(job_id).requests == 1
     with world.sessions.begin() as session:
         session.connection().exec_driver_sql("UPDATE jobs SET cut_off = now()")
-    assert world.claim(job_id).forget == frozenset(digests(1))
+    assert world.claim(job_id).samples.forget == frozenset(digests(1))
 
 
 def test_a_job_that_everybody_leaves_ends(world):
@@ -241,7 +241,7 @@ def test_many_samples_take_as_many_statements_as_few_from_the_request_to_the_new
                 )
             claim = world.claim(request.targets[0].job.id)
             world.finish(claim)
-        assert request.samples.accepted == len(claim.forget) == len(samples)
+        assert request.samples.accepted == len(claim.samples.forget) == len(samples)
         return len(executed)
 
     assert count("many", [os.urandom(32) for _ in range(5000)]) == count("few", [os.urandom(32)])
