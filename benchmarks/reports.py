@@ -98,7 +98,7 @@ def report_of(one: Case) -> Report:
     return build_report(
         claim_of(one),
         inputs,
-        AttemptResult(model=task.model, outcome=outcome, findings=findings, seconds=0.0),
+        AttemptResult(model=task.model, outcome=outcome, findings=findings),
         report_id=uuid4(),
         background=Background(timeline=(), attempts=(), now=datetime.now(UTC)),
         commitment=commitment(one),

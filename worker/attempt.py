@@ -34,12 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttemptResult:
-    """The changed model, how the method ended, what the audit found, and the seconds of both."""
+    """The changed model, how the method ended, and what the audit found."""
 
     model: nn.Module
     outcome: Outcome
     findings: Findings
-    seconds: float
 
 
 def run_attempt(run: Run, inputs: JobInputs) -> AttemptResult:
@@ -47,7 +46,7 @@ def run_attempt(run: Run, inputs: JobInputs) -> AttemptResult:
 
     Raises MethodRefused, InvalidSpec, NotFinite, RankFailed, and what `Run.check` raises.
     """
-    claim, started = run.claim, time.monotonic()
+    claim = run.claim
     with ExitStack() as stack:
         ranks = None
         if run.launch is not None:
@@ -65,7 +64,7 @@ def run_attempt(run: Run, inputs: JobInputs) -> AttemptResult:
             findings = run_reporting(run, steps, phase=Phase.AUDIT_MEMBERSHIP)
     if not findings.change.finite:
         raise NotFinite("The outputs of the new model are not finite numbers.")
-    return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
+    return AttemptResult(model=model, outcome=outcome, findings=findings)
 
 
 def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, storage: Storage) -> Steps:

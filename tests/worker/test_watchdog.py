@@ -17,7 +17,7 @@ from tests.fixtures.waiting import PATIENCE, await_that
 from tests.ledger.conftest import progress
 from tests.worker import digits
 from tests.worker.conftest import Bench
-from tests.worker.test_lease import claimed
+from tests.worker.test_lease import begun
 from unlearning.training.run import TrainingRun
 from worker.run import run_job
 from worker.watchdog import Board, Note, ProgressNotes, Watchdog
@@ -44,7 +44,7 @@ class Watched:
         self.watchdog = Watchdog(bench.sessions, bench.settings, self.board)
 
     def take(self) -> Claim:
-        return claimed(self.bench, self.job_id)
+        return begun(self.bench, self.job_id).claim
 
     def notes(self, limits: dict[Phase, float]) -> ProgressNotes:
         return ProgressNotes(self.board, 3, limits, pid=self.child.pid)

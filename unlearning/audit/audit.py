@@ -505,7 +505,6 @@ def _comparison(case: _Case, observed: Mapping[str, _Observed]) -> Comparison | 
         retrained.signals,
         measures=new.measures.table,
         reference_measures=retrained.measures.table,
-        models=(case.models["unlearned"], case.models["reference"]),
     )
 
 

@@ -147,27 +147,19 @@ def compare_with_chance(
     )
 
 
+@torch.no_grad()
 def weight_distance(first: nn.Module, second: nn.Module) -> float:
     """Compute ‖θ₂ − θ₁‖ / ‖θ₁‖ over the parameters that require a gradient, in float64.
 
-    Beside a large frozen backbone any change of a head would look like none.
+    Beside a large frozen backbone any change of a head would seem to be none.
     """
-    distances = layer_distances(first, second, squared=True)
-    trained = {name: p for name, p in first.named_parameters() if p.requires_grad}
-    moved = sum(distances[name] for name in trained)
-    norm = sum(float(gathered(p.detach()).double().pow(2).sum()) for p in trained.values())
+    others, moved, norm = dict(second.named_parameters()), 0.0, 0.0
+    for name, parameter in first.named_parameters():
+        if parameter.requires_grad:
+            before, after = (gathered(each).double().cpu() for each in (parameter, others[name]))
+            moved += float((before - after).pow(2).sum())
+            norm += float(before.pow(2).sum())
     return math.sqrt(moved / norm) if norm > 0 else math.sqrt(moved)
-
-
-@torch.no_grad()
-def layer_distances(first: nn.Module, second: nn.Module, *, squared: bool = False) -> dict[str, float]:
-    """Compute ‖θ₂ − θ₁‖, or its square, of each parameter tensor by name, in float64."""
-    others = dict(second.named_parameters())
-    distances = {
-        name: float((gathered(p).double().cpu() - gathered(others[name]).double().cpu()).pow(2).sum())
-        for name, p in first.named_parameters()
-    }
-    return distances if squared else {name: math.sqrt(value) for name, value in distances.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,18 +167,12 @@ class Comparison:
     """How far the unlearned model is from the retrained one.
 
     gaps: absolute differences of ua, ra, ta and mi, points. average_gap: their mean, as the papers print it.
-
     tow: "tug of war", Π over D_f, D_r, D_t of 1 − |difference of accuracy|; 1 is best (Zhao et al., NeurIPS 2024).
-    activation_distance: mean Euclidean distance of the predicted distributions on D_f (Golatkar et al., CVPR 2020).
-    jensen_shannon: mean divergence on D_f, nats. layers: ‖θ − θ_r‖ by parameter.
     """
 
     gaps: Mapping[str, float]
     average_gap: float
     tow: float
-    activation_distance: float
-    jensen_shannon: float
-    layers: Mapping[str, float]
 
 
 def compare_with_retrained(
@@ -195,18 +181,13 @@ def compare_with_retrained(
     *,
     measures: Mapping[str, float],
     reference_measures: Mapping[str, float],
-    models: tuple[nn.Module, nn.Module],
 ) -> Comparison:
-    """Compare with a retrained model, by signals on "forget", "remain", "test", by measures (percent, by name) and by weights."""
+    """Compare with a retrained model, by signals on "forget", "remain", "test", and by measures (percent, by name)."""
     gaps = {name: abs(measures[name] - reference_measures[name]) for name in measures}
-    p, q = unlearned["forget"].probabilities, reference["forget"].probabilities
     return Comparison(
         gaps=gaps,
         average_gap=float(np.mean(list(gaps.values()))),
         tow=tug_of_war(unlearned, reference),
-        activation_distance=float(np.sqrt(((p - q) ** 2).sum(axis=1)).mean()),
-        jensen_shannon=jensen_shannon(p, q),
-        layers=layer_distances(*models),
     )
 
 

@@ -90,7 +90,6 @@ class Relearning:
     ratio: delay on the forget set over delay on the controls. ratio_to_fail: the same with an interval widened for the number of
         relearners (Bonferroni), because each of them can fail the model. original_ratio: the original's delay on the forget set
         over the controls', the negative control. normalised: see `normalised_delay`; None without a reference.
-    area: mean loss of the unlearned model's curve above the original's, nats.
     p_value: of few samples, which then decides in place of the interval: the probability that a set never seen is learned so much
         faster than its controls (`QuickControls`), times the number of relearners (Bonferroni). None of more samples, and if
         nothing was measured. compared: control sets that it counts.
@@ -108,7 +107,6 @@ class Relearning:
     ratio_to_fail: Interval | None
     original_ratio: Interval | None
     normalised: float | None
-    area: float
     p_value: float | None = None
     compared: int = 0
 
@@ -121,11 +119,6 @@ class Relearning:
     def reference_ratio(self) -> float | None:
         """T / T(θ_r): 1 for the retrained model; None without one, or if its delay is 0."""
         return self.unlearned_delay / self.reference_delay if self.reference_delay else None
-
-    @property
-    def reference_area(self) -> float | None:
-        """The mean loss of the unlearned model's curve above the retrained model's, nats; None without a retrained model."""
-        return None if self.reference is None else curve_area(self.reference, self.unlearned[0])
 
     @property
     def control_delay(self) -> float:
@@ -266,7 +259,6 @@ def relearn_delay(case: RelearnCase, kind: str) -> Generator[None, None, Relearn
         )
         if retrained
         else None,
-        area=curve_area(original, forgotten[0]),
         p_value=min(1.0, quick.p_value * len(spec.relearners)) if ranked else None,
         compared=quick.drawn,
     )
@@ -613,15 +605,6 @@ def typical_delay(curves: Sequence[Curve]) -> float:
     """Compute the geometric mean of the curves' delays, steps. Half a step is added before, because a delay may be 0."""
     delays = [curve.delay for curve in curves]
     return delays[0] if len(delays) == 1 else math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5
-
-
-def curve_area(first: Curve, second: Curve) -> float:
-    """Compute the mean difference of two curves over the steps that both have, nats; positive if the second is above the first."""
-    if not first.losses or not second.losses:
-        return 0.0
-    steps = np.arange(min(first.steps[-1], second.steps[-1]) + 1)
-    of_first, of_second = (np.interp(steps, curve.steps, curve.losses) for curve in (first, second))
-    return float((of_second - of_first).mean())
 
 
 def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:

@@ -19,7 +19,6 @@ from unlearning.audit.comparison import (
     compare_with_retrained,
     has_collapsed,
     jensen_shannon,
-    layer_distances,
     measure_change,
     per_class,
     privacy_leakage,
@@ -82,7 +81,6 @@ def test_the_weight_distance_is_relative_to_the_original() -> None:
     first, second = moved(0.5)
     norm = math.sqrt(sum(float(p.detach().double().pow(2).sum()) for p in first.parameters()))
     assert math.isclose(weight_distance(first, second), math.sqrt(6 * 0.25) / norm, rel_tol=1e-5)
-    assert layer_distances(first, second)["bias"] == 0
 
 
 def test_a_frozen_backbone_does_not_hide_a_change() -> None:
@@ -185,11 +183,10 @@ def test_tug_of_war_multiplies_what_is_left() -> None:
 
 
 def test_a_model_has_no_gap_to_itself() -> None:
-    model, sets = nn.Linear(2, 2), {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
+    sets = {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
     table = {"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0}
-    found = compare_with_retrained(sets, sets, measures=table, reference_measures=table, models=(model, model))
-    assert (found.average_gap, found.tow, found.activation_distance, found.jensen_shannon) == (0, 1, 0, 0)
-    assert set(found.layers.values()) == {0.0}
+    found = compare_with_retrained(sets, sets, measures=table, reference_measures=table)
+    assert (found.average_gap, found.tow) == (0, 1)
 
 
 def test_the_average_gap_is_over_the_four_measures() -> None:
@@ -200,41 +197,16 @@ def test_the_average_gap_is_over_the_four_measures() -> None:
         other,
         measures={"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0},
         reference_measures={"ua": 40.0, "ra": 99.0, "ta": 90.0, "mi": 43.0},
-        models=(nn.Linear(2, 2), nn.Linear(2, 2)),
     )
     assert found.average_gap == pytest.approx((20 + 1 + 0 + 3) / 4)
-    # Two of ten samples have their distribution turned round.
-    p = 1 / (1 + np.exp(-3))
-    assert found.activation_distance == pytest.approx(0.2 * np.sqrt(2) * (2 * p - 1))
 
 
 def test_the_divergence_is_scipys_and_finite_for_separated_margins() -> None:
     rng = np.random.default_rng(0)
     targets = np.zeros(20, dtype=np.int64)
     # Logits of 800 underflow to a probability of 0.
-    first, second = (signals(rng.choice([0.0, 3.0, 800.0], (20, 5)), targets) for _ in range(2))
-    sets = {"forget": first, "remain": first, "test": first}
-    other = {"forget": second, "remain": second, "test": second}
-    table = {"ua": 0.0, "ra": 0.0, "ta": 0.0, "mi": 0.0}
-    model = nn.Linear(2, 2)
-    found = compare_with_retrained(sets, other, measures=table, reference_measures=table, models=(model, model))
-
-    wanted = np.mean(jensenshannon(first.probabilities, second.probabilities, axis=1) ** 2)
-    assert found.jensen_shannon == pytest.approx(wanted)
-    distances = np.linalg.norm(first.probabilities - second.probabilities, axis=1)
-    assert found.activation_distance == pytest.approx(distances.mean())
-
-
-def test_each_layer_s_distance_is_that_of_its_weights() -> None:
-    first, second = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    sets = {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
-    table = {"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0}
-    found = compare_with_retrained(sets, sets, measures=table, reference_measures=table, models=(first, second))
-    ours, theirs = first.state_dict(), second.state_dict()
-
-    assert set(found.layers) == set(ours)
-    for name, distance in found.layers.items():
-        assert distance == pytest.approx(float((ours[name] - theirs[name]).norm()), rel=1e-5)
+    first, second = (signals(rng.choice([0.0, 3.0, 800.0], (20, 5)), targets).probabilities for _ in range(2))
+    assert jensen_shannon(first, second) == pytest.approx(np.mean(jensenshannon(first, second, axis=1) ** 2))
 
 
 def distributions(seed: int) -> np.ndarray:
