@@ -25,8 +25,8 @@ from unlearning.steps import Outcome, Progress, Steps, each_step_in, run_to_comp
 from unlearning.task import Task
 from worker.checkpoints import checkpointing, find_checkpoint, save_unlearned
 from worker.inputs import JobInputs
+from worker.launch import Ranks, launched
 from worker.lease import Run, add_time, fenced, report_progress, stage
-from worker.ranks import Ranks, launched
 from worker.slices import keep_slice, latest_checkpoint
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from telemetry.tracing import span
 from unlearning.steps import Progress
 from worker.child import StopSignal
 from worker.failures import ShuttingDown
-from worker.ranks import Launch
+from worker.launch import Launch
 from worker.settings import Settings
 from worker.watchdog import ProgressNotes
 

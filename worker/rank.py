@@ -1,7 +1,7 @@
 """A rank: one of the processes that torchrun starts together, as `python -m worker.rank DEVICE [FOLDER]`.
 
-The first rank takes orders from the socket in FOLDER (`worker.ranks` gives them) and passes each on to the others; all carry it out
-together. Ranks on other hosts need no folder.
+The first rank takes orders from the socket in FOLDER (`worker.launch` gives them) and passes each on to the others; all carry it
+out together. Ranks on other hosts need no folder.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from worker.attempt import audit_steps, method_steps
 from worker.child import die_with_parent
 from worker.failures import RankFailed, as_method_failure, classify
 from worker.inputs import JobInputs, load_inputs, load_workload
-from worker.ranks import FAILURE, SOCKET, Ended, Make, Stepped, from_message, to_message
+from worker.launch import FAILURE, SOCKET, Ended, Make, Stepped, from_message, to_message
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)

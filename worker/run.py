@@ -33,9 +33,9 @@ from worker.failures import (
     classify,
 )
 from worker.inputs import JobInputs, load_inputs, load_workload, rewrite_references
+from worker.launch import plan_launch
 from worker.lease import Run, fenced, hold_lease, stage, start_next_attempt
 from worker.publish import publish_result
-from worker.ranks import plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
 from worker.watchdog import ProgressNotes

@@ -42,7 +42,7 @@ from unlearning.training.references import (
 )
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload, write_references
-from worker.ranks import Launch
+from worker.launch import Launch
 from worker.settings import allow_list
 
 IDLE_POLL_SECONDS = 2.0

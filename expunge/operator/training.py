@@ -33,7 +33,7 @@ from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
 from worker.failures import WorkerError
 from worker.inputs import load_workload
-from worker.ranks import Launch
+from worker.launch import Launch
 
 CHECKPOINT_SECONDS = 30.0
 """Between two training checkpoints."""

@@ -20,7 +20,7 @@ from unlearning.specs import Method
 from unlearning.state import State
 from unlearning.steps import Progress
 from worker.failures import RankFailed, WorkerError, classify, describe, is_owners
-from worker.ranks import Launch, Make, Ranks, launched, plan_launch
+from worker.launch import Launch, Make, Ranks, launched, plan_launch
 from worker.settings import ProcessSettings
 from worker.settings import choose_device as device_name
 

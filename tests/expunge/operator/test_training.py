@@ -16,7 +16,7 @@ from expunge.errors import CannotTrain, NobodyLeftOut
 from expunge.operator.training import Trained, train_workload
 from expunge.operator.workloads import choose_device, plan_processes
 from tests.worker import digits
-from tests.worker.test_ranks import ranks_left
+from tests.worker.test_launch import ranks_left
 from unlearning.specs.references import ReferencePlan
 from unlearning.steps import Progress
 from unlearning.training.run import TrainingRun

@@ -23,8 +23,8 @@ from unlearning.steps import Progress
 from unlearning.storage import load_weights
 from worker import attempt, rank
 from worker.failures import NoGpu
+from worker.launch import Launch, accept_first_rank, plan_launch
 from worker.lease import Run, report_progress
-from worker.ranks import Launch, accept_first_rank, plan_launch
 
 REFERENCE = "tests.worker.digits:on_ranks"
 
