@@ -88,7 +88,7 @@ def report_of(one: Case) -> Report:
         training=SlicedTraining(samples=one.remain, dataset="digits", key=KEY, fitted_to=None),
         workload=one.workload,
         original=one.original.model,
-        reference=None,
+        retrained=None,
         forget=one.forget,
         remain=one.remain,
         held_out=one.held_out,

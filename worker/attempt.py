@@ -101,7 +101,7 @@ def audit_steps(claim: Claim, inputs: JobInputs, model: nn.Module) -> Generator[
         objective=inputs.workload.objective,
         spec=inputs.audit_spec,
         seed=claim.seed,
-        reference=inputs.reference,
+        reference=inputs.retrained,
         references=None if inputs.references is None else inputs.references.audit,
         erased_since=0 if inputs.references is None else inputs.references.erased_since,
         aimed=inputs.references is not None and claim.method["kind"] in AIMING,

@@ -20,7 +20,7 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL = 5.0
-"""Seconds between two looks whether a model is to be checked."""
+"""Seconds between two polls for a model that is to be checked."""
 
 
 def send_next_check(sessions: sessionmaker[Session], *, send: Callable[[UUID], object], started: float) -> None:

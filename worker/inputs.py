@@ -43,7 +43,7 @@ MAX_MESSAGE_LENGTH = 300
 class JobReferences:
     """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit` (`AuditReferences`).
 
-    tested: the positions of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all
+    tested: the positions of the forgotten samples that the audit uses, (k,): those without a near-copy in D_r, or all if all
     have one. copies: of the forget set in D_r. erased_since: how many samples earlier jobs erased on which reference models were
     trained.
     """
@@ -78,13 +78,13 @@ class JobInputs:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
-    reference: a model trained on D_r alone, if there is one. training: on D_r. checkpoints: the weights after slices of the model's
+    retrained: a model trained on D_r alone, if there is one. training: on D_r. checkpoints: the weights after slices of the model's
     training that may be used (`worker.slices`).
     """
 
     workload: Workload
     original: nn.Module
-    reference: nn.Module | None
+    retrained: nn.Module | None
     forget: SampleSet
     remain: SampleSet
     held_out: HeldOut
@@ -101,7 +101,7 @@ class JobInputs:
 
     @property
     def tested(self) -> SampleSet:
-        """The forgotten samples that the audit looks at."""
+        """The forgotten samples that the audit uses."""
         return self.forget if self.references is None else self.forget.take(self.references.tested)
 
     @property
@@ -151,7 +151,7 @@ def load_inputs(
     return JobInputs(
         workload=workload,
         original=original,
-        reference=_load_reference(workload, claim, settings, device),
+        retrained=_load_retrained(workload, claim, settings, device),
         forget=split.forget,
         remain=split.remain,
         held_out=held_out,
@@ -200,16 +200,16 @@ def _load_references(
     return LoadedReferences(used=used, remaining=remaining)
 
 
-def _load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
-    """Load the claim's reference model; None if it has none, or if its file cannot be used, which must not delay an erasure."""
-    if claim.reference is None:
+def _load_retrained(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
+    """Load the claim's retrained model; None if it has none, or if its file cannot be used, which must not delay an erasure."""
+    if claim.retrained is None:
         return None
     try:
-        path = settings.files.fetch(claim.reference.weights_path, claim.reference.weights_sha256)
-        model = load_model(workload, path, claim.reference.weights_sha256, torch.device("cpu"))
+        path = settings.files.fetch(claim.retrained.weights_path, claim.retrained.weights_sha256)
+        model = load_model(workload, path, claim.retrained.weights_sha256, torch.device("cpu"))
         return place(model, workload.sharded, device)
     except WeightsError as error:
-        logger.warning("job %s is audited without its reference model: %s", claim.job_id, error)
+        logger.warning("job %s is audited without its retrained model: %s", claim.job_id, error)
         return None
 
 

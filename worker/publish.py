@@ -91,10 +91,8 @@ def prepare(
     report_progress(run, Progress(phase=Phase.REPORT.value, step=2, total=2))
     key = settings.sample_key_bytes
     # The ledger has hashes only; a leaf holds the ID that the person knows.
-    commitment, people = (
-        commit_samples(claim.dataset, inputs.forget.ids, key=key),
-        commit_subjects(claim.people, key=key),
-    )
+    commitment = commit_samples(claim.dataset, inputs.forget.ids, key=key)
+    people = commit_subjects(claim.people, key=key)
     with run.sessions.begin() as session:
         background = read_background(session, claim)
     document = write(

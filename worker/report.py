@@ -199,9 +199,9 @@ def model(claim: Claim, inputs: JobInputs, result: AttemptResult, *, weights_sha
 
 def reference(claim: Claim, inputs: JobInputs) -> Reference | None:
     """Name the retrained model that the audit compared the result with; None if it had none."""
-    if claim.reference is None or inputs.reference is None:
+    if claim.retrained is None or inputs.retrained is None:
         return None
-    return Reference(version=claim.reference.version, weights_sha256=claim.reference.weights_sha256)
+    return Reference(version=claim.retrained.version, weights_sha256=claim.retrained.weights_sha256)
 
 
 def method(claim: Claim, result: AttemptResult, background: Background) -> Method:
@@ -410,7 +410,7 @@ def relearn(relearning: Relearning) -> evidence.Relearn:
 
 
 def curve(one: Curve) -> evidence.Curve:
-    """Give the loss after the steps of relearning at which it was looked at."""
+    """Give the loss after the steps of relearning at which it was computed."""
     return evidence.Curve(steps=one.steps, loss=one.losses)
 
 

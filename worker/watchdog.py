@@ -32,7 +32,7 @@ POLL_INTERVAL = 1.0
 _SLOTS, _SIZE = 64, 128
 """Children that can be watched at once, and bytes of a note."""
 
-_DEADLINE, _REST = struct.Struct("=d"), struct.Struct("=16sqqd32s")
+_DEADLINE, _DETAILS = struct.Struct("=d"), struct.Struct("=16sqqd32s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,9 @@ class Board:
 
     def write(self, slot: int, note: Note) -> None:
         """Write a child's note. The deadline is written last: without one a note does not count."""
-        rest = (note.job_id.bytes, note.attempt, note.pid, note.limit, note.phase.encode()[:32])
+        details = (note.job_id.bytes, note.attempt, note.pid, note.limit, note.phase.encode()[:32])
         _DEADLINE.pack_into(self._memory, slot * _SIZE, 0.0)
-        _REST.pack_into(self._memory, slot * _SIZE + _DEADLINE.size, *rest)
+        _DETAILS.pack_into(self._memory, slot * _SIZE + _DEADLINE.size, *details)
         _DEADLINE.pack_into(self._memory, slot * _SIZE, note.deadline)
 
     def clear(self, slot: int) -> None:
@@ -73,7 +73,7 @@ class Board:
         for slot in range(_SLOTS):
             (deadline,) = _DEADLINE.unpack_from(self._memory, slot * _SIZE)
             if deadline:
-                job, attempt, pid, limit, phase = _REST.unpack_from(self._memory, slot * _SIZE + _DEADLINE.size)
+                job, attempt, pid, limit, phase = _DETAILS.unpack_from(self._memory, slot * _SIZE + _DEADLINE.size)
                 name = phase.rstrip(b"\0").decode(errors="replace")
                 found[slot] = Note(
                     deadline=deadline, job_id=UUID(bytes=job), attempt=attempt, pid=pid, limit=limit, phase=name
@@ -162,7 +162,7 @@ class Watchdog:
         """End the attempt in the ledger first: after the kill the pool forks, which should find this thread at rest."""
         detail = (
             f"No progress for {note.limit:g} s in phase {note.phase}, so the worker's process was ended. If the phase needs more "
-            "time between two steps, raise EXPUNGE_STALL_*_SECONDS; otherwise look for what it waits for."
+            "time between two steps, raise EXPUNGE_STALL_*_SECONDS; otherwise find out what it waits for."
         )
         logger.error("job %s: %s", note.job_id, detail)
         try:

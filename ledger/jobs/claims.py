@@ -64,7 +64,7 @@ class Claim:
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
     `people` holds those whom its requests name and who have samples to forget: the digest of each, with the sealed commitment or
     None (`ledger.sample_ids.commit_to_subject`). `subjects` counts them; None if the requests name samples alone.
-    `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
+    `received_at` and `due_at` are the earliest of its requests. `retrained` is the retrained version to compare the result with,
     if there is one. `references` is the file of the model's reference predictions, if it has them.
     """
 
@@ -92,7 +92,7 @@ class Claim:
     regulations: tuple[str, ...]
     received_at: datetime | None
     due_at: datetime | None
-    reference: Reference | None
+    retrained: Reference | None
     references: ReferenceFile | None = None
     subjects: int | None = None
     people: Mapping[bytes, bytes | None] = field(default_factory=dict)
@@ -275,7 +275,7 @@ def _take(
         regulations=tuple(sorted({request.regulation for request in asked})),
         received_at=min((request.received_at for request in asked), default=None),
         due_at=min((request.due_at for request in asked), default=None),
-        reference=find_reference(session, base, job_id=job.id),
+        retrained=find_reference(session, base, job_id=job.id),
         references=find_references(session, model.id),
         subjects=None if people is None else len(people),
         people=people or {},

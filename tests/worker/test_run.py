@@ -164,11 +164,11 @@ def test_a_reference_whose_file_is_gone_is_done_without(
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
     assert claimed is not None
-    assert claimed.reference is not None
+    assert claimed.retrained is not None
     workload = load_workload(claimed.workload, allowed=bench.settings.allowed)
-    assert load_inputs(claimed, workload, bench.settings).reference is not None
-    lost = replace(claimed, reference=replace(claimed.reference, weights_path="gone.safetensors"))
-    assert load_inputs(lost, workload, bench.settings).reference is None
+    assert load_inputs(claimed, workload, bench.settings).retrained is not None
+    lost = replace(claimed, retrained=replace(claimed.retrained, weights_path="gone.safetensors"))
+    assert load_inputs(lost, workload, bench.settings).retrained is None
 
 
 @pytest.mark.parametrize(

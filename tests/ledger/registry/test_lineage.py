@@ -10,7 +10,7 @@ from tests.ledger.registry.test_versions import register, serve
 def reference_of(world, *numbers):
     """The reference's version that a new job about these samples is given; None without one."""
     claim = world.submit_and_claim(*numbers)
-    return claim.reference and claim.reference.version
+    return claim.retrained and claim.retrained.version
 
 
 def change(world, what, *, number):
@@ -22,7 +22,7 @@ def test_a_version_trained_without_the_forgotten_samples_is_the_reference(world)
     register(world, *range(3, 80), 0)
     claim = world.submit_and_claim(1, 2)
     assert (claim.base_version, claim.next_version) == (1, 3)
-    found = claim.reference
+    found = claim.retrained
     assert (found.version, found.weights_sha256, found.weights_path) == (2, "12" * 32, "anew.safetensors")
 
 
@@ -65,4 +65,4 @@ def test_a_version_trained_anew_that_is_served_is_where_the_next_reference_begin
     register(world, *range(1, 40))
     change(world, f"weights_sha256 = '{'34' * 32}'", number=3)
     claim = world.submit_and_claim(0, 50)
-    assert (claim.base_version, claim.samples.forget, claim.reference.version) == (2, frozenset(digests(0)), 3)
+    assert (claim.base_version, claim.samples.forget, claim.retrained.version) == (2, frozenset(digests(0)), 3)

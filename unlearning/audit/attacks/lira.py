@@ -28,7 +28,7 @@ def lira(target: Floats, shadows: Floats, members: NDArray[np.bool_]) -> Floats:
 
 
 def attack_each(shadows: Floats, members: NDArray[np.bool_], *, confidence: float = 0.95) -> Interval:
-    """Attack each of k shadow models with the others as its shadow models; return the mean AUC of members against the rest [ours].
+    """Attack each of k shadow models with the others as its shadow models; return the mean AUC over members and others [ours].
 
     One model says little of a few samples, and the shadow models are there. The interval is Student's over the models, as if these
     were independent. shadows, members: as of `lira`; every sample must be in two models and not in two.
