@@ -27,7 +27,7 @@ IDLE_LIMIT = 30.0
 """Seconds that an open transaction may wait for its client, if statements are limited at all. A process that is frozen within a
 transaction keeps its locks for so long, and others wait for them."""
 
-LONG_STATEMENT_LIMIT = 1800.0
+BULK_STATEMENT_LIMIT = 1800.0
 """Seconds that a statement over millions of samples may take."""
 
 NETWORK_LIMITS = {
@@ -205,7 +205,7 @@ def _use_poolers(engine: Engine, settings: Mapping[str, str]) -> None:
 
 
 def allow_long_statements(session: Session) -> None:
-    """Let statements take LONG_STATEMENT_LIMIT seconds until this transaction ends: those over millions of samples.
+    """Let statements take BULK_STATEMENT_LIMIT seconds until this transaction ends: those over millions of samples.
 
     Changes nothing on a connection without a limit.
     """
@@ -213,9 +213,9 @@ def allow_long_statements(session: Session) -> None:
     if not isinstance(connection, LimitedConnection) or connection.answer_seconds is None:
         return
     session.execute(
-        text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds(LONG_STATEMENT_LIMIT)}
+        text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds(BULK_STATEMENT_LIMIT)}
     )
-    connection.answer_seconds = LONG_STATEMENT_LIMIT + ANSWER_MARGIN  # until it is back in the pool
+    connection.answer_seconds = BULK_STATEMENT_LIMIT + ANSWER_MARGIN  # until it is back in the pool
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

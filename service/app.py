@@ -51,7 +51,7 @@ from telemetry import logs, tracing
 logger = logging.getLogger(__name__)
 
 COPIES_INTERVAL = 60.0
-"""Seconds between two looks for copies of weights that are not needed any more."""
+"""Seconds between two searches for copies of weights that are not needed any more."""
 
 UNTRACED = ",".join(f"//[^/]*{path}$" for path in MONITORING)
 """The addresses of `MONITORING`, as patterns: a model may be named as one of these routes is."""

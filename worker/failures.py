@@ -49,7 +49,7 @@ from unlearning.errors import (
 MAX_MESSAGE_LENGTH = 2000
 """Characters of a message by the owner's own code that are passed on."""
 
-LONG_ID = 8
+MIN_ID_WITHIN_WORDS = 8
 """An ID of at least so many characters is taken out of a message also where it is part of a longer word."""
 
 
@@ -274,7 +274,7 @@ def _without_ids(message: str, ids: Collection[str]) -> str:
         for each in ids
         for written in _spellings(each)
         if written in message
-        for found in re.finditer(_pattern(written, anywhere=len(each) >= LONG_ID), message)
+        for found in re.finditer(_pattern(written, anywhere=len(each) >= MIN_ID_WITHIN_WORDS), message)
     )
     kept, end = list[str](), 0
     for start, stop in spans:
