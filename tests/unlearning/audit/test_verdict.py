@@ -52,7 +52,6 @@ def relearning(low: float, value: float, high: float, *, kind: str = "sgd", cont
         ratio_to_fail=Interval(value, low / 1.1, high * 1.1),
         original_ratio=Interval(0.02, 0.01, 0.03),
         normalised=None,
-        area=0.1,
     )
 
 
