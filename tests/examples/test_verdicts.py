@@ -1,0 +1,110 @@
+"""The audit of a language model and of an image generator: it verifies a model that never saw the samples, and no other."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from examples import authors, diffusion
+from unlearning.audit.audit import audit
+from unlearning.audit.findings import Findings
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Trainer, Workload
+from unlearning.specs.audit import AuditSpec, Thresholds
+from unlearning.steps import run_to_completion
+from unlearning.training.loop import fresh
+from unlearning.training.run import TrainingRun
+
+FEW = AuditSpec(
+    thresholds=Thresholds(membership_margin=0.2),
+    replicates=200, vector_seeds=1, extraction_samples=8, generated_samples=40,
+    relearners=("sgd",), relearn_samples=32, relearn_parts=1, relearn_controls=3,
+)  # fmt: skip
+"""Few samples are forgotten, so that the margin is wider: the one that 98 in 100 sets of their size, never learned, are within."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A workload, what is forgotten of it, and the models before and without it."""
+
+    made: Workload
+    forget: SampleSet
+    remain: SampleSet
+    original: nn.Module
+    retrained: nn.Module
+
+    def audit(self, unlearned: nn.Module) -> Findings:
+        return run_to_completion(
+            audit(
+                original=self.original,
+                unlearned=unlearned,
+                forget=self.forget,
+                remain=self.remain,
+                held_out=self.made.held_out,
+                test=self.made.test,
+                objective=self.made.objective,
+                spec=FEW,
+            )
+        )
+
+
+def world(made: Workload, build: Callable[[], nn.Module], *, forgets: Callable[[list[str]], set[str]]) -> World:
+    """Train an original and a retrained model. forgets: chooses the forgotten people among all in the training set."""
+    assert made.trainer is not None
+    subjects = made.train.subjects or ()
+    gone = forgets(sorted(set(subjects)))
+    chosen = torch.tensor([name in gone for name in subjects])
+    forget, remain = (made.train.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
+    models = (trained(build, made.trainer, samples, seed=seed) for seed, samples in enumerate((made.train, remain)))
+    return World(made, forget, remain, *models)
+
+
+def trained(build: Callable[[], nn.Module], trainer: Trainer, samples: SampleSet, *, seed: int) -> nn.Module:
+    model = fresh(build, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        trainer(model, samples, TrainingRun(seed=seed))
+    model.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def texts() -> World:
+    """Facts about 30 authors, of whom 8 are forgotten."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {"AUTHORS": 60, "EPOCHS": 30, "BATCH": 8}.items():
+            patched.setattr(authors, name, value)
+        authors.corpus.cache_clear()
+        made = authors.workload()
+        found = world(made, partial(authors.GPT, 32, layers=1), forgets=lambda people: set(people[:8]))
+    authors.corpus.cache_clear()
+    return found
+
+
+@pytest.fixture(scope="session")
+def images() -> World:
+    """A hundred digits and two people's, of which every second is forgotten."""
+    with pytest.MonkeyPatch.context() as patched:
+        few = {"PEOPLE": (2, 2, 2), "COPIES": 1, "DIGITS": (100, 200, 100), "EPOCHS": 200}
+        for name, value in few.items():
+            patched.setattr(diffusion, name, value)
+        made = diffusion.workload()
+    return world(made, partial(diffusion.Denoiser, 96), forgets=lambda people: set(people[::2]))
+
+
+@pytest.mark.parametrize("kind", ["texts", "images"])
+def test_a_model_retrained_without_the_samples_is_verified_and_an_untouched_one_fails(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    given: World = request.getfixturevalue(kind)
+    never_saw, untouched = given.audit(given.retrained).verdict, given.audit(copy.deepcopy(given.original)).verdict
+    passed = {finding.code: finding.passed for finding in untouched.findings}
+
+    assert never_saw.value == "verified", never_saw.sentence
+    assert untouched.value == "failed"
+    assert passed["negative_control_membership"] is True
+    assert (passed["not_a_no_op"], passed["membership_matched"], passed["relearn_delay_sgd"]) == (False, False, False)
