@@ -1,5 +1,6 @@
 """The language model on facts about authors: its texts, and a request for one author over HTTP."""
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from examples import authors
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
-from tests.examples.conftest import Site
+from tests.examples.conftest import Outlets, Site, decided_or_explained, shows
 from tests.fixtures.registration import RETRAINED
+from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
 from unlearning.storage import save_weights
 from unlearning.training.loop import fresh
@@ -112,6 +114,21 @@ def test_readiness_is_of_first_order_and_for_whole_people_or_single_texts(monkey
         authors.workload()
 
 
+def registered(site: Site, folder: Path) -> Workload:
+    """Train a model as the company did, and register it."""
+    made, model = authors.workload(), authors.GPT()
+    authors.train(model, made.train, TrainingRun(seed=0))
+    register_workload(
+        site.where,
+        name="authors",
+        reference="examples.authors:workload",
+        weights=save_weights(model, folder)[0],
+        **RETRAINED,
+        dry_run=False,
+    )
+    return made
+
+
 @pytest.mark.parametrize("kind", ["author", pytest.param("speaker", marks=pytest.mark.slow)])
 def test_one_persons_texts_are_erased_over_http_and_the_operator_alone_may_read_what_was_completed(
     kind: str, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -119,16 +136,7 @@ def test_one_persons_texts_are_erased_over_http_and_the_operator_alone_may_read_
     if kind == "speaker":
         request.getfixturevalue("play")
     monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
-    made, model = authors.workload(), authors.GPT()
-    authors.train(model, made.train, TrainingRun(seed=0))
-    register_workload(
-        site.where,
-        name="authors",
-        reference="examples.authors:workload",
-        weights=save_weights(model, tmp_path)[0],
-        **RETRAINED,
-        dry_run=False,
-    )
+    made = registered(site, tmp_path)
     person = next(name for name in made.train.subjects or () if name.startswith("author-") is (kind == "author"))
     texts = [passage.text for passage in authors.corpus() if passage.subject == person]
     assert len(texts) == (5 if kind == "author" else 12)
@@ -164,3 +172,46 @@ def test_one_persons_texts_are_erased_over_http_and_the_operator_alone_may_read_
     assert len(shown["beginning"]) == min(10, len(texts))
     assert shown["completed before"] != shown["completed after"]
     assert not any(end in form.text for form in (report, page) for end in shown["completed after"] if len(end) > 8)
+
+
+@pytest.mark.usefixtures("short_audits")
+def test_an_approximate_method_erases_an_author_over_http_and_no_completion_leaves_the_house(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
+    outlets = Outlets(site, monkeypatch)
+    made = registered(site, tmp_path)
+    person = next(name for name in made.train.subjects or () if name.startswith("author-"))
+
+    with site.serve() as http:
+        method = {"kind": "ieu", "steps": 12, "repair_steps": 24, "batch_size": 16, "passes": 0.0}
+        answer = http.post("/unlearn-requests", json={"subjects": [person], "method": method})
+        assert answer.status_code == 202, answer.text
+        job, document = site.work(answer.json()["targets"][0]["job"]["id"])
+        left = outlets.collect(http, job, answer.json()["id"])
+
+    found = document.report
+    assert (found.method.kind, found.exactness, found.asked.samples) == ("ieu", None, 5)
+    assert [attempt.method for attempt in found.method.attempts] == ["ieu"]
+    assert decided_or_explained(document)
+    assert found.audit.measures.unlearned.ua.value > found.audit.measures.original.ua.value
+    assert {"greedy_extraction", "knowledge"} <= {one.name for one in found.audit.extraction}
+    shows(
+        left["page"],
+        "How much of them can be drawn out of it?",
+        "Extraction",
+        ["Completed greedily", "before", "after"],
+    )
+    assert "What does it still generate?" not in left["page"]
+
+    texts = read_sheet(site.where, UUID(str(job.report_id))).texts
+    secret = [text.strip() for column in texts.values() for text in column if len(text.strip()) > 8]
+    assert all(
+        any(len(text.strip()) > 8 for text in texts[title])
+        for title in ("forgotten", "completed before", "completed after")
+    )
+    left["log"] = "\n".join(str(vars(record) | {"message": record.getMessage()}) for record in caplog.records)
+    assert [(name, len(content) > 0) for name, content in left.items()] == [(name, True) for name in left]
+    assert [(name, text) for name, content in left.items() for text in secret if text in content] == []
+    assert [name for name, content in left.items() if person in content] == []

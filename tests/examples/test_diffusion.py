@@ -1,6 +1,7 @@
 """The image generator on digits: its data, and a request for one image that occurs often, over HTTP."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -12,26 +13,41 @@ import torch
 
 from examples import diffusion, mnist_diffusion
 from expunge.errors import CannotRegister, NoSheet
+from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
-from tests.examples.conftest import Site
+from report.document import Document
+from tests.examples.conftest import Site, decided_or_explained, shows
 from tests.fixtures.registration import RETRAINED
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import denoising_diffusion
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, check_data
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+from unlearning.specs.references import ReferencePlan
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
 from worker.cleanup import delete_expired_sheets
 
 
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few_images() -> Iterator[None]:
+    """Little to train on, and as many held-out images as references need to decide."""
     smaller = partial(diffusion.Denoiser, 96)
-    few = {"PEOPLE": (3, 20, 6), "COPIES": 40, "DIGITS": (60, 100, 100), "EPOCHS": 300, "Denoiser": smaller}
-    for name, value in few.items():
-        monkeypatch.setattr(diffusion, name, value)
+    few = {"PEOPLE": (3, 20, 6), "COPIES": 40, "DIGITS": (60, 300, 100), "EPOCHS": 300, "Denoiser": smaller}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in few.items():
+            patched.setattr(diffusion, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(few_images: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the trained model."""
+    made, model = diffusion.workload(), diffusion.Denoiser()
+    assert made.trainer is not None
+    made.trainer(model, made.train, TrainingRun(seed=0))
+    return save_weights(model, tmp_path_factory.mktemp("weights"))[0]
 
 
 def test_a_person_is_in_one_set_and_copied_in_the_training_set_alone() -> None:
@@ -116,12 +132,9 @@ def test_a_tenth_of_mnists_training_learns_what_digits_look_like_and_which_is_wh
 
 @pytest.mark.slow
 def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_what_was_generated(
-    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+    weights: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, model = diffusion.workload(), diffusion.Denoiser()
-    assert made.trainer is not None
-    made.trainer(model, made.train, TrainingRun(seed=0))
-    weights = save_weights(model, tmp_path)[0]
+    made = diffusion.workload()
     register = partial(
         register_workload,
         site.where,
@@ -170,3 +183,82 @@ def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_wh
     delete_expired_sheets(site.where.files, older_than=timedelta(0))
     with pytest.raises(NoSheet, match="no sheet"):
         read_sheet(site.where, UUID(str(job.report_id)))
+
+
+@pytest.mark.usefixtures("short_audits")
+def test_an_approximate_method_erases_an_image_that_occurs_often_over_http(weights: Path, site: Site) -> None:
+    """By references, which say what models predict that never saw the image."""
+    register_workload(
+        site.where,
+        name="diffusion",
+        reference="examples.diffusion:workload",
+        weights=weights,
+        **RETRAINED,
+        dry_run=False,
+    )
+    prepare_model(site.where, name="diffusion", plan=ReferencePlan(rounds=1, audit_rounds=1, epochs=0.2))
+    person = next(name for name in diffusion.workload().train.subjects or () if name.startswith("person"))
+    document, page = erased(site, {"subjects": [person], "method": {"kind": "matching", "steps": 20}})
+
+    found = document.report
+    measures = {one.name: one for one in found.audit.generation}
+    tests = found.audit.reference_test
+    assert (found.method.kind, found.exactness) == ("matching", None)
+    assert (found.asked.samples, found.asked.subjects) == (40, 1)
+    assert tests is not None
+    assert (tests.original.passed, tests.unlearned.passed) == (False, True)
+    assert found.verdict.value in ("verified", "inconclusive")
+    assert measures["regeneration"].original.value > measures["regeneration"].unlearned.value == 0.0
+    assert "forgotten_class" not in measures
+    shows(page, "What does it still generate?", "Generated samples", ["Forgotten samples", "before", "after"])
+    shows(
+        page, "Does it answer each of them like a model that never saw it?", "Distance from unseen", ["before", "after"]
+    )
+    assert "How much of them can be drawn out of it?" not in page
+    assert person not in page
+
+
+@pytest.mark.usefixtures("short_audits")
+def test_an_approximate_method_erases_a_class_over_http(weights: Path, site: Site) -> None:
+    """Its few images decide nothing about the verdict; what is generated of it says whether it is gone."""
+    register_workload(
+        site.where,
+        name="diffusion",
+        reference="examples.diffusion:workload",
+        weights=weights,
+        **RETRAINED,
+        dry_run=False,
+    )
+    train = diffusion.workload().train
+    by_class: dict[int, list[str]] = {}
+    for name, number in zip(train.ids, train.targets.tolist(), strict=True):
+        by_class.setdefault(number, []).append(name)
+    of_class = next(names for names in by_class.values() if all(name.startswith("digit") for name in names))
+    document, page = erased(
+        site,
+        {"dataset": "diffusion", "sample_ids": of_class, "method": {"kind": "ieu", "steps": 10, "repair_steps": 20}},
+    )
+
+    found = document.report
+    measures = {one.name: one for one in found.audit.generation}
+    assert (found.method.kind, found.exactness, found.asked.samples) == ("ieu", None, len(of_class))
+    assert decided_or_explained(document)
+    assert measures["forgotten_class"].original.value > 0.5 > measures["forgotten_class"].unlearned.value
+    assert measures["other_classes"].unlearned.value > 0.5
+    shows(
+        page,
+        "What does it still generate?",
+        "Generated samples",
+        ["Forgotten class", "Other classes", "before", "after"],
+    )
+
+
+def erased(site: Site, body: Mapping[str, object]) -> tuple[Document, str]:
+    """Request an erasure over HTTP, be the worker, and give the published report and its page."""
+    with site.serve() as http:
+        answer = http.post("/unlearn-requests", json=body)
+        assert answer.status_code == 202, answer.text
+        job, document = site.work(answer.json()["targets"][0]["job"]["id"])
+        page = http.get(f"/reports/{job.report_id}", headers={"Accept": "text/html"})
+    assert page.status_code == 200
+    return document, page.text
