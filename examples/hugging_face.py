@@ -10,9 +10,10 @@ are installed where the worker runs (docs/models-and-data.md). Nothing is fetche
 `python -m examples.hugging_face` trains as the company did before, and saves the weights.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from unlearning.training.run import TrainingRun
 
 EPOCHS, BATCH, RATE = 3, 8, 2e-4
 SPLITS = ("train", "held_out", "test")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
+"""Those that say which tokens a text becomes. Settings beside them, which a new version may write otherwise, are none of them."""
 
 
 def build() -> nn.Module:
@@ -93,10 +96,12 @@ def workload() -> Workload:
     """Make the workload of the folder and the texts.
 
     Raises InvalidWorkload if a folder, a file or a field is missing, a text is empty or longer than the context, or the tokenizer
-    has tokens that the model does not know.
+    has tokens that the model does not know. Another tokenizer than the model was trained with may have as many: its fingerprint
+    tells.
     """
     folder = _folder()
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+    tokenizer_files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not tokenizer_files:
         raise InvalidWorkload(f"{folder} has no tokenizer. Save the one that the model was trained with into it.")
     texts = _texts()
     from transformers import AutoConfig, AutoTokenizer
@@ -126,7 +131,14 @@ def workload() -> Workload:
             text=partial(tokenizer.decode, skip_special_tokens=True),
         ),
         trainer=train,
+        fingerprints={"tokenizer": _digest(tokenizer_files)},
     )
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Compute the SHA-256, as hex, of the names and the contents of files."""
+    parts = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def _folder() -> Path:
@@ -183,12 +195,17 @@ def _context(config: Any) -> int:
 
 
 def main() -> None:
-    """Train as the company did before, and save the weights in `weights/`."""
+    """Train as the company did before, and save the weights in `weights/`.
+
+    For Expunge: a file beside them says with which tokenizer, as `expunge train` does. `expunge register` reads it.
+    """
     made = workload()
     torch.manual_seed(0)
     model = build()
     train(model, made.train, TrainingRun(seed=0))
     path, _ = save_weights(model, Path("weights"))
+    recorded = {"workload": "examples.hugging_face:workload", "fingerprints": dict(made.fingerprints)}
+    path.with_suffix(".json").write_text(json.dumps(recorded))
     print(path)
 
 

@@ -21,7 +21,7 @@ from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.data.workload import HeldOut, Workload, check_fingerprints, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.files import read_file
 from unlearning.sharding import place
@@ -35,6 +35,8 @@ from worker.slices import SlicedTraining, usable_checkpoints
 
 logger = logging.getLogger(__name__)
 
+FINGERPRINTS = "fingerprints"
+"""The entry of a model's details that has its workload's fingerprints, from its training or its registration."""
 MAX_MESSAGE_LENGTH = 300
 """Characters of a factory's own error that are passed on."""
 
@@ -132,6 +134,7 @@ def load_inputs(
 
     device: where to; by default as the settings say. Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
+    check_fingerprints(workload, read_fingerprints(claim.details))
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
@@ -161,6 +164,12 @@ def load_inputs(
         training=training,
         checkpoints=usable_checkpoints(training, claim.details),
     )
+
+
+def read_fingerprints(details: Mapping[str, Any]) -> Mapping[str, object]:
+    """Read the fingerprints that a model's details record; empty for a model of a workload without any."""
+    found = details.get(FINGERPRINTS)
+    return found if isinstance(found, Mapping) else {}
 
 
 def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:

@@ -32,7 +32,7 @@ from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest, subject_digest
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload, check_data
+from unlearning.data.workload import Workload, check_data, check_fingerprints
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.methods.registry import find_lacks
@@ -48,7 +48,7 @@ from unlearning.specs import (
 )
 from unlearning.specs.suitability import NEEDS, Need
 from worker.failures import WorkerError
-from worker.inputs import load_model, load_workload
+from worker.inputs import FINGERPRINTS, load_model, load_workload, read_fingerprints
 from worker.settings import allow_list
 from worker.slices import SlicedTraining, describe_checkpoint
 
@@ -88,6 +88,7 @@ def register_workload(
         path = find_weights(weights, reference)
         sha256, details = file_sha256(path), read_details(path)
         methods = chosen or default_policy(workload, details)
+        check_fingerprints(workload, read_fingerprints(details))
         model = load_model(workload, path, sha256, choose_device(workload))
         check_data(workload)
         if dry_run:
@@ -119,7 +120,9 @@ def register_workload(
                 weights_sha256=sha256,
                 weights_path=f"{sha256}.safetensors",
                 policy=[asdict(method) for method in methods],
-                details=details | ({CHECKPOINTS: checkpoints} if checkpoints else {}),
+                details=details
+                | ({CHECKPOINTS: checkpoints} if checkpoints else {})
+                | ({FINGERPRINTS: dict(workload.fingerprints)} if workload.fingerprints else {}),
                 approve_utility_drop=approve_utility_drop,
                 lacks=find_lacks(workload, model) if dry_run else None,
             )
@@ -152,6 +155,7 @@ def register_new_version(
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
             path = find_weights(weights, model.workload)
             sha256 = file_sha256(path)
+            check_fingerprints(workload, read_fingerprints(model.details))
             network = load_model(workload, path, sha256, choose_device(workload))
             if not accept_untrained:
                 check_trained(workload, network)

@@ -32,7 +32,7 @@ from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint, sa
 from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
 from worker.failures import WorkerError
-from worker.inputs import load_workload
+from worker.inputs import FINGERPRINTS, load_workload
 from worker.launch import Launch
 
 CHECKPOINT_SECONDS = 30.0
@@ -169,6 +169,8 @@ def train_workload(
             "left_out": len(left_out),
             "recipe" if isinstance(recipe, Recipe) else "trainer": training_settings(recipe),
         }
+        if workload.fingerprints:
+            details[FINGERPRINTS] = dict(workload.fingerprints)
         if outcome.kept:
             details["checkpoints"] = list(outcome.kept)
         write_atomically(path.with_suffix(".json"), f"{json.dumps(details, indent=2)}\n".encode())

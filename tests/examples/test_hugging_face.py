@@ -1,22 +1,38 @@
 """A Hugging Face language model from a folder: fine-tuned whole or by LoRA, and one author's texts erased from it."""
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import select
 
-from examples import hugging_face
+from examples import authors, hugging_face
 from examples.authors import facts
-from expunge.operator.registration import register_workload
+from expunge.errors import CannotRegister
+from expunge.operator.registration import register_new_version, register_workload
 from ledger.resources import Job
+from ledger.states import JobState, Reason
 from ledger.tables import ModelVersion
 from tests.examples.conftest import Site
-from unlearning.data.workload import Workload
+from tests.fixtures.registration import RETRAINED
+from tests.unlearning.data.test_references import key
+from unlearning.audit.relearning import mean_loss
+from unlearning.data.objectives.targets import IGNORED
+from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import InvalidWorkload
+from unlearning.methods.registry import unlearn
+from unlearning.networks import copy_network
+from unlearning.specs import LTU, NPO, Matching
+from unlearning.specs.references import ReferencePlan
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
+from unlearning.task import Task
+from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -132,6 +148,49 @@ def test_one_authors_texts_are_erased(
     assert any(not torch.equal(tensor, before[name]) for name, tensor in published.state_dict().items())
 
 
+@pytest.mark.parametrize("rank", [None, 4], ids=["whole", "LoRA"])
+def test_matching_ltu_and_npo_forget_one_authors_texts_and_leave_what_is_frozen(
+    rank: int | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rank is not None:
+        pytest.importorskip("peft", reason="peft is not installed (docs/models-and-data.md says how)")
+        monkeypatch.setenv("EXPUNGE_LM_LORA", str(rank))
+    for name, value in {"RATE": 1e-2, "EPOCHS": 4}.items():
+        monkeypatch.setattr(hugging_face, name, value)
+    made = hugging_face.workload()
+    model, held_out = trained(made), split_held_out(made.held_out)
+    chosen = torch.tensor([name == (made.train.subjects or ())[0] for name in made.train.subjects or ()])
+    forget, remain = (made.train.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
+    plan = ReferencePlan(rounds=1, audit_rounds=1)
+    references = run_to_completion(prepare_references(made, plan, seed=0, folder=tmp_path / "references", key=key))
+    known = mean_loss(model, forget.batch, made.objective)
+    frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert bool(frozen) is (rank is not None)
+
+    for spec in (
+        Matching(steps=8, batch_size=8, passes=0.0),
+        LTU(order="first", steps=4, repair_steps=4, query_size=8, batch_size=8, passes=0.0),
+        NPO(epochs=2, batch_size=8),
+    ):
+        task = Task(
+            model=copy_network(model),
+            build=made.build,
+            objective=made.objective,
+            recipe=made.training,
+            forget=forget,
+            remain=remain,
+            guide=held_out.guide,
+            criterion=held_out.criterion,
+            references=references.for_method([key(name) for name in forget.ids], key=key),
+        )
+        run_to_completion(unlearn(spec, task))
+        weights = dict(task.model.named_parameters())
+
+        assert mean_loss(task.model.eval(), forget.batch, made.objective) > known + 0.05, spec.kind
+        assert all(torch.equal(weights[name], weight) for name, weight in frozen.items())
+        assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+
+
 def _weights_of(site: Site, job: Job) -> tuple[Path, str]:
     """Find the weights of the version that a job published, and their digest."""
     with site.sessions() as session:
@@ -151,24 +210,151 @@ def test_a_missing_tokenizer_is_refused(bare_folder: Path) -> None:
         hugging_face.workload()
 
 
-def test_another_models_tokenizer_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 7}))
+@pytest.fixture(params=["transformers", "a library like it"])
+def readable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose tokenizer and configuration are read by transformers, or by what stands for it where it is not installed."""
+    if request.param == "transformers":
+        return request.getfixturevalue("folder")
+    folder: Path = request.getfixturevalue("bare_folder")
+    words = sorted({word for one in texts(40) for word in one["text"].split()})
+    (folder / "config.json").write_text(json.dumps({"vocab_size": len(words) + 1, "n_positions": 24}))
+    (folder / "tokenizer.json").write_text(json.dumps(["<end>", *words]))
+    library = ModuleType("transformers")
+    vars(library).update(AutoConfig=WordConfig, AutoTokenizer=WordTokenizer)
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    return folder
+
+
+class WordConfig:
+    @staticmethod
+    def from_pretrained(folder: Path, *, local_files_only: bool) -> SimpleNamespace:
+        assert local_files_only
+        return SimpleNamespace(**json.loads((folder / "config.json").read_text()))
+
+
+class WordTokenizer:
+    """Gives each word a token, and unknown words the first one's."""
+
+    eos_token_id = 0
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *, local_files_only: bool) -> "WordTokenizer":
+        assert local_files_only
+        return cls(json.loads((folder / "tokenizer.json").read_text()))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        known = {word: number for number, word in enumerate(self.words)}
+        return {"input_ids": [known.get(word, 1) for word in text.split()]}
+
+    def decode(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
+        return " ".join(self.words[number] for number in tokens if number or not skip_special_tokens)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(readable: Path) -> None:
+    config = json.loads((readable / "config.json").read_text())
+    (readable / "config.json").write_text(json.dumps({**config, "vocab_size": 7}))
     with pytest.raises(InvalidWorkload, match="not the model's own"):
         hugging_face.workload()
+
+
+def other_tokenizer(folder: Path, *, tokens: int | None = None) -> None:
+    """Give the folder another model's tokenizer: of the same words in another order, or of fewer."""
+    found = json.loads((folder / "tokenizer.json").read_text())
+    words = found if isinstance(found, list) else list(found["model"]["vocab"])
+    first, *others = words[: tokens or len(words)]
+    if isinstance(found, list):
+        other: Any = [first, *reversed(others)]
+    else:
+        special, *others = others
+        numbers = {word: number for number, word in enumerate([first, special, *reversed(others)])}
+        other = {**found, "model": {**found["model"], "vocab": numbers}}
+    (folder / "tokenizer.json").write_text(json.dumps(other))
+
+
+@pytest.mark.parametrize("tokens", [None, 50], ids=["as many tokens", "fewer tokens"])
+def test_another_tokenizer_than_the_model_was_registered_with_fails_the_job_also_if_its_tokens_fit(
+    tokens: int | None, readable: Path, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hugging_face, "build", partial(authors.GPT, 16, layers=1))  # nothing is trained here
+    made = hugging_face.workload()
+    register_workload(
+        site.where,
+        name="language-model",
+        reference="examples.hugging_face:workload",
+        weights=save_weights(made.build(), tmp_path)[0],
+        **RETRAINED,
+        dry_run=False,
+        accept_untrained=True,
+    )
+    other_tokenizer(readable, tokens=tokens)
+    hugging_face.workload()  # by itself it is as good as the first
+    with pytest.raises(CannotRegister, match="another tokenizer than the model was trained with"):
+        register_new_version(site.where, name="language-model", weights=save_weights(made.build(), tmp_path)[0])
+    with site.serve() as http:
+        answer = http.post("/unlearn-requests", json={"subjects": [(made.train.subjects or ())[0]]})
+        job = site.end(answer.json()["targets"][0]["job"]["id"])
+
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKLOAD_FAILED)
+    assert job.detail is not None
+    assert "another tokenizer than the model was trained with" in job.detail
+
+
+def test_the_script_records_its_tokenizer_and_another_cannot_be_registered_with_its_weights(
+    folder: Path, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hugging_face, "EPOCHS", 1)
+    monkeypatch.chdir(tmp_path)
+    hugging_face.main()
+    weights = tmp_path / capsys.readouterr().out.strip()
+    register = partial(
+        register_workload,
+        site.where,
+        name="language-model",
+        reference="examples.hugging_face:workload",
+        weights=weights,
+        **RETRAINED,
+        dry_run=False,
+        accept_untrained=True,
+    )
+    as_it_was = (folder / "tokenizer.json").read_text()
+    other_tokenizer(folder)
+    with pytest.raises(CannotRegister, match="another tokenizer than the model was trained with"):
+        register()
+    (folder / "tokenizer.json").write_text(as_it_was)
+    assert register().details["fingerprints"] == dict(hugging_face.workload().fingerprints)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"text": ""}, "line 3 has 0 tokens"),
+        ({"text": " \n"}, "line 3 has 0 tokens"),
         ({"text": "The " * 30}, "line 3 has 30 tokens"),
+        ({"text": "The " * 24}, "line 3 has 24 tokens"),
     ],
 )
 def test_a_text_that_is_empty_or_too_long_is_named_by_its_line(
-    change: dict[str, Any], message: str, folder: Path
+    change: dict[str, Any], message: str, readable: Path
 ) -> None:
-    refused(change, message, folder)
+    refused(change, message, readable)
+
+
+def test_the_longest_text_that_fits_is_taken(readable: Path) -> None:
+    content = texts()
+    content[2]["text"] = "The " * 23
+    write_texts(readable.parent / "texts.jsonl", content)
+    made = hugging_face.workload()
+    batch = made.train.batch
+    assert batch.inputs["input_ids"].shape[1] == 24
+    assert int(batch.inputs["attention_mask"][2].sum()) == 24
+    assert int((batch.targets == IGNORED).sum()) == int((batch.inputs["attention_mask"] == 0).sum()) > 0
 
 
 @pytest.mark.parametrize(

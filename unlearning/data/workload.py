@@ -1,5 +1,6 @@
 """Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,10 +47,12 @@ class Workload:
     samples alone; None where all that trains learned from all samples.
     sharded: on several processes each keeps a part of the parameters, for a model that does not fit one device
     (`unlearning.sharding`): True, or the classes of the modules that are gathered one at a time.
+    fingerprints: digests, by a name, of what the model was trained with and does not come back with its weights, such as
+    {"tokenizer": SHA-256}. They are recorded with the model, and whatever works with it refuses others (`check_fingerprints`).
     The targets are converted (`Objective.convert_targets`), and the objective gets the held-out ones (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
     than three samples, `adapters` lacks a sample, `sharded` is with what cannot be done in parts, a stream is with what draws at
-    random, or the targets do not suit the objective.
+    random, `fingerprints` has something other than texts, or the targets do not suit the objective.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Workload:
     trainer: Trainer | None = None
     adapters: Mapping[str, str] | None = None
     sharded: Blocks = False
+    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.trainer is None:
@@ -87,6 +91,8 @@ class Workload:
         self._check_adapters()
         self._check_sharded()
         self._check_preparation()
+        if not all(isinstance(text, str) for pair in self.fingerprints.items() for text in pair):
+            raise InvalidWorkload(f"Workload {self.name!r}: `fingerprints` has names and digests, each a string.")
         for field in ("train", "held_out", "test"):
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
@@ -164,6 +170,18 @@ def _check_call(function: object, name: str, form: str, *, count: int) -> None:
         taken.bind(*range(count))
     except TypeError as error:
         raise InvalidWorkload(f"`{name}` cannot be called as {form}, because it takes {taken}: {error}.") from None
+
+
+def check_fingerprints(workload: Workload, recorded: Mapping[str, object]) -> None:
+    """Raise InvalidWorkload if a fingerprint is not the one recorded with the model. recorded: empty if there was none."""
+    for name, digest in recorded.items():
+        given = workload.fingerprints.get(name)
+        if given != digest:
+            now = f"the workload's is {given}" if given else "the workload has none"
+            raise InvalidWorkload(
+                f"Workload {workload.name!r} has another {name} than the model was trained with: the fingerprint {digest} was "
+                f"recorded with the model, and {now}. Put that {name} back, or train with this one and register the model anew."
+            )
 
 
 def check_data(workload: Workload) -> None:

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor, nn
 
-from expunge.errors import CannotRegister, NobodyLeftOut, StackError
+from expunge.errors import CannotPrepare, CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
+from expunge.operator.references import prepare_model
 from expunge.operator.registration import (
     change_policy,
     default_policies,
@@ -34,6 +36,7 @@ from unlearning.data.objectives import regression
 from unlearning.data.workload import Workload
 from unlearning.files import file_sha256
 from unlearning.specs import IEU, Retrain
+from unlearning.specs.references import ReferencePlan
 from unlearning.storage import save_weights
 
 REFERENCE = "tests.worker.digits:workload"
@@ -187,6 +190,41 @@ def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> Non
     details = json.loads(trained.path.with_suffix(".json").read_text())
     assert details["workload"] == REFERENCE
     assert details["recipe"]["readiness"] is None
+
+
+def test_what_a_model_was_trained_with_is_recorded_and_another_is_refused(
+    where: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the training and the registration, and where references are prepared."""
+
+    given = workload()
+    assert given.recipe is not None
+
+    def comes_with(digest: str) -> None:
+        made = replace(given, recipe=replace(given.recipe, epochs=1), fingerprints={"vocabulary": digest})
+        monkeypatch.setattr(digits, "workload", lambda: made)
+
+    comes_with("ab")
+    trained = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True)
+    register = partial(
+        register_workload,
+        where,
+        name="digits",
+        reference=REFERENCE,
+        weights=trained.path,
+        dry_run=False,
+        accept_untrained=True,
+    )
+    comes_with("cd")
+    with pytest.raises(CannotRegister, match="another vocabulary than the model was trained with"):
+        register()
+    comes_with("ab")
+    assert register().details["fingerprints"] == {"vocabulary": "ab"}
+    comes_with("cd")
+    with pytest.raises(CannotRegister, match="another vocabulary"):
+        register_new_version(where, name="digits", weights=trained.path)
+    with pytest.raises(CannotPrepare, match="another vocabulary"):
+        prepare_model(where, name="digits", plan=ReferencePlan())
 
 
 def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(

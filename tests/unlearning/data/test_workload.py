@@ -8,7 +8,14 @@ from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
 from unlearning.data.objectives import number_labels, regression
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
-from unlearning.data.workload import OwnTraining, Workload, check_data, check_targets, split_held_out
+from unlearning.data.workload import (
+    OwnTraining,
+    Workload,
+    check_data,
+    check_fingerprints,
+    check_targets,
+    split_held_out,
+)
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from unlearning.specs.training import Ready2Unlearn
 
@@ -233,3 +240,15 @@ def test_a_workload_says_how_it_is_trained() -> None:
     )
     assert alone.training == OwnTraining(trainer=trainer)
     assert both.training == OwnTraining(trainer=trainer, precision="float32")
+
+
+def test_another_fingerprint_than_the_recorded_one_is_refused_and_none_recorded_asks_for_none() -> None:
+    one = dataclasses.replace(workload(), fingerprints={"tokenizer": "ab", "vocabulary": "cd"})
+    for recorded in ({}, {"tokenizer": "ab"}, dict(one.fingerprints)):
+        check_fingerprints(one, recorded)
+    for recorded, now in (({"tokenizer": "ef"}, "the workload's is ab"), ({"scales": "ef"}, "the workload has none")):
+        (name,) = recorded
+        with pytest.raises(InvalidWorkload, match=f"another {name} than .* the fingerprint ef .* {now}"):
+            check_fingerprints(one, recorded)
+    with pytest.raises(InvalidWorkload, match="each a string"):
+        dataclasses.replace(one, fingerprints={"tokenizer": 17})
