@@ -53,9 +53,9 @@ from unlearning.tuning import SPACES, Range, Space, search
 MATCHING = "matching, references"
 METHODS: dict[str, Spec] = {
     MATCHING: Matching(steps=20, batch_size=32, passes=0.0),
-    "ieu, references": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0, noise=0.01),
+    "ieu, references": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0),
     "ltu, references": LTU(order="first", steps=12, repair_steps=60, query_size=32, batch_size=32, passes=0.0),
-    "ieu": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0, noise=0.01),
+    "ieu": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0),
     "ltu": LTU(order="first", steps=20, repair_steps=60, query_size=32, batch_size=32, passes=0.0),
     "gradient_ascent": GradientAscent(steps=30, batch_size=32),
     "grad_diff": GradDiff(batch_size=32),
@@ -64,11 +64,10 @@ METHODS: dict[str, Spec] = {
     "rmu": RMU(batch_size=32),
     "neggrad_plus": NegGradPlus(batch_size=32, epochs=1),
 }
-"""Schedules are short: the whole training is some hundred steps of 32 texts. IEU's default noise destroys a GPT of many authors."""
+"""Schedules are short: the whole training is some hundred steps of 32 texts."""
 _EPOCHS, _RATE = Range(low=2, high=20, whole=True), Range(low=1e-4, high=3e-3)
 SPACES_OF: dict[str, Space] = {
     **SPACES,
-    "ieu": {**SPACES["ieu"], "noise": Range(low=0.002, high=0.05)},
     "matching": {"learning_rate": Range(low=0.02, high=0.4), "steps": Range(low=10, high=60, whole=True)},
     "gradient_ascent": {"learning_rate": Range(low=0.003, high=0.1)},
     "grad_diff": {"learning_rate": _RATE, "epochs": _EPOCHS, "forget_weight": Range(low=0.1, high=1)},
@@ -301,7 +300,11 @@ def tuned() -> dict[str, Spec]:
 
 
 class LanguageScale(Scale):
-    """What the models of a case are measured by, made when it is first needed: the relearner, and the retrained model's figures."""
+    """What the models of a case are measured by, made when it is first needed: the relearner, and the retrained model's figures.
+
+    perplexity_ratio_…: over the retrained model's. A set's perplexity is the exponential of the mean over its texts of each text's
+    mean negative log-likelihood a token: long and short texts count alike.
+    """
 
     def __init__(self, prepared: Case) -> None:
         super().__init__("language_models", prepared, PLAN)
