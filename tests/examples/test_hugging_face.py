@@ -156,11 +156,8 @@ def test_matching_ltu_and_npo_forget_one_authors_texts_and_leave_what_is_frozen(
     if rank is not None:
         pytest.importorskip("peft", reason="peft is not installed (docs/models-and-data.md says how)")
         monkeypatch.setenv("EXPUNGE_LM_LORA", str(rank))
-        for name, value in {
-            "RATE": 5e-3,
-            "EPOCHS": 60,
-            "BATCH": 4,
-        }.items():  # so small an adapter learns little by heart
+        # So small an adapter learns little by heart.
+        for name, value in {"RATE": 5e-3, "EPOCHS": 60, "BATCH": 4}.items():
             monkeypatch.setattr(hugging_face, name, value)
     made = hugging_face.workload()
     model, held_out = trained(made), split_held_out(made.held_out)
@@ -191,9 +188,8 @@ def test_matching_ltu_and_npo_forget_one_authors_texts_and_leave_what_is_frozen(
         run_to_completion(unlearn(spec, task))
         weights = dict(task.model.named_parameters())
 
-        if (
-            rank is None or spec.kind != "ltu"
-        ):  # whose stop keeps a state near the original's loss on so small an adapter
+        # LTU's stop keeps a state near the original's loss where so little is known by heart.
+        if rank is None or spec.kind != "ltu":
             assert mean_loss(task.model.eval(), forget.batch, made.objective) > known + 0.05, spec.kind
         assert any(not torch.equal(weights[name], weight) for name, weight in model.named_parameters())
         assert all(torch.equal(weights[name], weight) for name, weight in frozen.items())

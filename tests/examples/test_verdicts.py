@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -37,7 +37,7 @@ class World:
     original: nn.Module
     retrained: nn.Module
 
-    def audit(self, unlearned: nn.Module) -> Findings:
+    def audit(self, unlearned: nn.Module, *, spec: AuditSpec = FEW) -> Findings:
         return run_to_completion(
             audit(
                 original=self.original,
@@ -47,7 +47,7 @@ class World:
                 held_out=self.made.held_out,
                 test=self.made.test,
                 objective=self.made.objective,
-                spec=FEW,
+                spec=spec,
             )
         )
 
@@ -108,3 +108,18 @@ def test_a_model_retrained_without_the_samples_is_verified_and_an_untouched_one_
     assert untouched.value == "failed"
     assert passed["negative_control_membership"] is True
     assert (passed["not_a_no_op"], passed["membership_matched"], passed["relearn_delay_sgd"]) == (False, False, False)
+
+
+def test_an_image_that_occurs_often_is_relearned_as_one_so_that_a_model_that_never_saw_it_does_not_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forty copies of an image are learned in a few steps by whoever never saw it; as many different images take longer."""
+    for name, value in {"PEOPLE": (2, 2, 2), "COPIES": 40, "DIGITS": (60, 200, 60), "EPOCHS": 60}.items():
+        monkeypatch.setattr(diffusion, name, value)
+    given = world(diffusion.workload(), partial(diffusion.Denoiser, 96), forgets=lambda people: {people[-1]})
+    assert len(given.forget) == 40
+    by_ranks = replace(FEW, relearn_samples=28)  # as an audit with references relearns
+    never_saw = {one.code: one for one in given.audit(given.retrained, spec=by_ranks).verdict.findings}
+
+    assert never_saw["relearn_delay_sgd"].passed is None, never_saw["relearn_delay_sgd"].text
+    assert given.audit(copy.deepcopy(given.original), spec=by_ranks).verdict.value == "failed"

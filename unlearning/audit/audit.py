@@ -76,6 +76,7 @@ from unlearning.audit.verdict import (
     relearn_findings,
     utility_findings,
 )
+from unlearning.data.near_copies import number_by_content
 from unlearning.data.objectives import Objective, divided
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
@@ -622,21 +623,26 @@ def _unseen(rows: References) -> Floats:
 def _relearn_all(
     case: _Case, observed: Mapping[str, _Observed], *, tested: bool, collapsed: bool
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
-    """Relearn with each relearner of the spec. tested: whether the reference test decides; controls are then as hard as D_f."""
+    """Relearn with each relearner of the spec. tested: whether the reference test decides; controls are then as hard as D_f.
+
+    Of equal samples one is relearned. A step on it is a step on all of its copies, so that a set of copies would be learned faster
+    than as many held-out samples by a model that never saw it.
+    """
     references, sets = case.references, case.sets
     original = observed["original"].signals
+    _, distinct = np.unique(number_by_content(sets["forget"]), return_index=True)
     given = RelearnCase(
         models=case.models,
-        forget=sets["forget"],
+        forget=sets["forget"].take(torch.from_numpy(distinct)),
         held_out=sets["held_out"],
-        known=OriginalLosses(forget=original["forget"].loss, held_out=original["held_out"].loss),
+        known=OriginalLosses(forget=original["forget"].loss[distinct], held_out=original["held_out"].loss),
         objective=case.objective,
         spec=case.spec,
         seed=case.seed,
         collapsed=collapsed,
         difficulty=None
         if references is None or not tested
-        else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
+        else Difficulty(forget=_unseen(references.forget)[distinct], held_out=_unseen(references.held_out)),
     )
     number, kinds = itertools.count(1), case.spec.relearners
     total = sum(run_count(given, kind) for kind in kinds)

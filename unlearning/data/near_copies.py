@@ -76,7 +76,7 @@ def group_copies(samples: SampleSet, *, training: int, within: float = NEAR) -> 
     only equal samples have one number.
     """
     count = len(samples)
-    same = _numbered_by_content(samples)
+    same = number_by_content(samples)
     _, first = np.unique(same, return_index=True)
     width = flat_inputs(samples.select(torch.arange(1))).shape[1]
     pairs = np.empty((0, 2), dtype=np.int64)
@@ -147,7 +147,7 @@ def _fewest(links: NDArray[np.int64], *, nodes: int) -> NDArray[np.int64]:
     return np.stack([linked, linked[first[group]]], axis=1)
 
 
-def _numbered_by_content(samples: SampleSet) -> NDArray[np.int64]:
+def number_by_content(samples: SampleSet) -> NDArray[np.int64]:
     """Number the samples from 0, (n,), so that those with equal inputs have one number."""
     numbers: dict[bytes, int] = {}
     found = [
