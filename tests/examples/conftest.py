@@ -19,9 +19,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import Connector
 from expunge.operator.deployment import Deployment
-from ledger.events.deliveries import Batch, Delivery, Try
 from ledger.events.hand_overs import HandedVersion
-from ledger.events.webhooks import add_webhook
+from ledger.events.webhooks import Batch, Delivery, Try, add_webhook
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import get_job, get_report
 from ledger.registry.access import ensure_tenant, issue_key
