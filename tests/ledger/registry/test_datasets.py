@@ -1,8 +1,9 @@
 import pytest
+from sqlalchemy import select
 
 from ledger.errors import InvalidName, UnknownDataset
 from ledger.registry.access import ensure_tenant
-from ledger.registry.datasets import get_dataset, list_datasets, register_dataset
+from ledger.registry.datasets import digest_tables, get_dataset, list_datasets, register_dataset
 from ledger.tables import Dataset
 from tests.ledger.conftest import digests, statements
 
@@ -58,3 +59,17 @@ def test_many_samples_take_as_many_statements_as_few(world):
         return len(executed)
 
     assert count("many", 5000) == count("few", 1)
+
+
+def test_further_columns_stay_beside_their_digests_over_several_statements(world, monkeypatch):
+    monkeypatch.setattr("ledger.registry.datasets.CHUNK", 2)
+    mine, others = digests(*range(5)), digests(*range(5, 10))
+    tables = list(digest_tables(iter(mine), commitment=iter(others)))
+    with world.sessions.begin() as session:
+        found = [tuple(row) for table in tables for row in session.execute(select(table))]
+    assert (len(tables), found) == (3, list(zip(mine, others, strict=True)))
+
+
+def test_a_column_that_lacks_a_value_is_refused():
+    with pytest.raises(ValueError, match="each digest"):
+        list(digest_tables(digests(*range(3)), commitment=digests(*range(2))))
