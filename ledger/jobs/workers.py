@@ -7,6 +7,7 @@ the workers are down. A check finds out whether a worker, in its own environment
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import exists, func, or_, select, update
@@ -69,10 +70,11 @@ def worker_last_seen(session: Session) -> datetime | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """What a worker needs to build a model: its workload, and the file of the served weights by their SHA-256."""
+    """What a worker needs to build a model: its workload and details, and the file of the served weights by their SHA-256."""
 
     name: str
     workload: str
+    details: dict[str, Any]
     weights_path: str
     weights_sha256: str
 
@@ -118,7 +120,7 @@ def start_check(session: Session, model_id: UUID) -> None:
 def find_to_check(session: Session, model_id: UUID) -> Checked | None:
     """Read what a check of a model needs; None if there is no such model."""
     found = session.execute(
-        select(Model.name, Model.workload, ModelVersion.weights_path, ModelVersion.weights_sha256)
+        select(Model.name, Model.workload, Model.details, ModelVersion.weights_path, ModelVersion.weights_sha256)
         .join(ModelVersion, ModelVersion.id == Model.served_version_id)
         .where(Model.id == model_id)
     ).one_or_none()

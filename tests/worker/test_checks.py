@@ -1,5 +1,6 @@
 """A worker finds out by itself which registered models it cannot build, in the environment that it was started with."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -27,8 +28,7 @@ REFERENCE = "tests.worker.test_checks:workload"
 
 def workload() -> Workload:
     """A factory that reads a variable, which the registering command has."""
-    os.environ[VARIABLE]
-    return digits.workload()
+    return dataclasses.replace(digits.workload(), fingerprints={"scanner": os.environ[VARIABLE]})
 
 
 @pytest.fixture
@@ -75,6 +75,19 @@ def test_a_variable_that_the_worker_lacks_is_found_before_a_request_and_its_next
     assert asked(registered) == [model_id]
     assert check(registered, model_id) is None
     assert asked(registered) == []
+
+
+def test_a_model_trained_with_something_else_is_found_before_its_first_request(
+    registered: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model_id,) = asked(registered)
+    with registered.sessions.begin() as session:
+        session.execute(update(Model).values(details={"fingerprints": {"scanner": "/scans"}}))
+    assert check(registered, model_id) is None
+    monkeypatch.setenv(VARIABLE, "/other")
+    fault = check(registered, model_id)
+    assert fault is not None
+    assert "another scanner" in fault
 
 
 def test_a_message_that_the_ledger_cannot_hold_as_it_is_leaves_the_check_with_a_fault(
