@@ -48,6 +48,7 @@ SHARE = 0.1
 """Of the people or of the texts in the training set that are forgotten."""
 BATCH = 32
 TEMPERATURES = tuple(1 + 0.1 * step for step in range(11))
+"""Those that a calibration chooses from, 1 to 2."""
 RATE = Ready2Unlearn().ascent_rate
 """Learning rate of the ascent: the one that is prepared for."""
 MAX_STEPS = 800
@@ -110,8 +111,9 @@ def _retrained(one: Case, *, aim: float) -> dict[str, float]:
     known = mean_loss(one.original.model, one.forget.batch, objective)
     return {
         **_perplexities(one, model),
+        "perplexity_calibrated": _calibrated_perplexity(one, model),
         "forget_loss": mean_loss(model, one.forget.batch, objective),
-        **_delays(one, model, target=_known_again(known, aim=aim)),
+        **_delays(one, model, target=_relearn_target(known, aim=aim)),
     }
 
 
@@ -134,23 +136,26 @@ def measured(one: Case, original: nn.Module, *, aim: float) -> dict[str, float]:
     }
     return {
         **before,
+        "perplexity_calibrated": _calibrated_perplexity(one, original),
         "forget_loss": known,
         "steps": float(steps),
         **lost,
-        **_delays(one, model, target=_known_again(known, aim=aim)),
+        **_delays(one, model, target=_relearn_target(known, aim=aim)),
     }
 
 
 def _perplexities(one: Case, model: nn.Module) -> dict[str, float]:
-    """Compute the perplexities of the remaining and the test texts, and that of the test texts by a calibrated temperature."""
-    objective, held_out, test = one.workload.objective, one.workload.held_out.batch, one.workload.test.batch
+    """Compute the perplexities of the remaining and of the test texts."""
+    sets = {"perplexity_remain": one.remain, "perplexity_test": one.workload.test}
+    return {name: math.exp(mean_loss(model, samples.batch, one.workload.objective)) for name, samples in sets.items()}
+
+
+def _calibrated_perplexity(one: Case, model: nn.Module) -> float:
+    """Compute the perplexity of the test texts by the temperature at which that of the held-out texts is least."""
+    objective, held_out = one.workload.objective, one.workload.held_out.batch
     scaled = [Tempered(model, temperature).eval() for temperature in TEMPERATURES]
     calibrated = min(scaled, key=lambda candidate: mean_loss(candidate, held_out, objective))
-    return {
-        "perplexity_remain": math.exp(mean_loss(model, one.remain.batch, objective)),
-        "perplexity_test": math.exp(mean_loss(model, test, objective)),
-        "perplexity_calibrated": math.exp(mean_loss(calibrated, test, objective)),
-    }
+    return math.exp(mean_loss(calibrated, one.workload.test.batch, objective))
 
 
 class Tempered(nn.Module):
@@ -166,7 +171,7 @@ class Tempered(nn.Module):
         return logits / self.temperature
 
 
-def _known_again(known: float, *, aim: float) -> float:
+def _relearn_target(known: float, *, aim: float) -> float:
     return known + KNOWN_AGAIN * (aim - known)
 
 
