@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from connectors.configuration import Declared, Identity, Manager, read_declaration
+from connectors.declaration import Declared, Identity, Manager, read_declaration
 from connectors.opendsr import MANAGER
 from ledger.requests.deadlines import RULES
 from ledger.states import ManagedState

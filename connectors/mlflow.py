@@ -41,7 +41,33 @@ PAGE = 200
 MAX_PAGES = 1000
 """Pages of versions that are read: a server that always names a next one must not hold the beat for ever."""
 
+MAX_WEBHOOK_BODY = 64 * 1024
+"""Bytes of a webhook's message. A description or a tag may be long; all that is read of it is a name."""
+
+MIN_SECRET_LENGTH = 16
+"""Characters of a secret: with an empty one anybody could sign."""
+
+_DELIVERY_ID = re.compile(r"[!-~]{1,100}")
+_SECONDS = re.compile(r"[0-9]{1,11}")
+
 Json = dict[str, Any]
+
+
+class InvalidSecret(ValueError):
+    """The file of a webhook's secret cannot be read, or holds none. The message says why."""
+
+
+class MessageRefused(Exception):
+    """A webhook's message is not signed with the secret of the connector. The message says what is missing or wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookMessage:
+    """What a webhook's message says: its ID, when it was sent, and the registered model that it is about, if it names one."""
+
+    delivery_id: str
+    sent_at: datetime
+    name: str | None
 
 
 class MlflowRegistry(Server):
@@ -351,33 +377,6 @@ def _path(uri: str) -> str:
     return parts.path.strip("/")
 
 
-MAX_BODY = 64 * 1024
-"""Bytes of a webhook's message. A description or a tag may be long; all that is read of it is a name."""
-
-MIN_SECRET = 16
-"""Characters of a secret: with an empty one anybody could sign."""
-
-_ID = re.compile(r"[!-~]{1,100}")
-_SECONDS = re.compile(r"[0-9]{1,11}")
-
-
-class InvalidSecret(ValueError):
-    """The file of a webhook's secret cannot be read, or holds none. The message says why."""
-
-
-class MessageRefused(Exception):
-    """A webhook's message is not signed with the secret of the connector. The message says what is missing or wrong."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """What a webhook's message says: its ID, when it was sent, and the registered model that it is about, if it names one."""
-
-    delivery_id: str
-    sent_at: datetime
-    name: str | None
-
-
 def read_secret(path: Path) -> bytes:
     """Read the secret that MLflow signs with, UTF-8. Raises InvalidSecret; a message never quotes it."""
     try:
@@ -386,25 +385,25 @@ def read_secret(path: Path) -> bytes:
         raise InvalidSecret(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidSecret(f"{path} must hold a secret in UTF-8") from None
-    if len(secret) < MIN_SECRET:
-        raise InvalidSecret(f"{path} must hold a secret of {MIN_SECRET} characters or more")
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise InvalidSecret(f"{path} must hold a secret of {MIN_SECRET_LENGTH} characters or more")
     return secret.encode()
 
 
-def read_message(headers: Mapping[str, str], body: bytes, *, secret: bytes) -> Message:
+def read_webhook(headers: Mapping[str, str], body: bytes, *, secret: bytes) -> WebhookMessage:
     """Check the signature of a message, and only then read it. Raises MessageRefused.
 
     MLflow signs as Standard Webhooks do, with headers of its own: HMAC-SHA256 over the delivery's ID, the time of sending and the
     body (mlflow/webhooks/delivery.py).
     """
     delivery_id, sent = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
-    if not _ID.fullmatch(delivery_id) or not _SECONDS.fullmatch(sent):
+    if not _DELIVERY_ID.fullmatch(delivery_id) or not _SECONDS.fullmatch(sent):
         raise MessageRefused("X-MLflow-Delivery-Id and X-MLflow-Timestamp must be there")
     signed = f"{delivery_id}.{sent}.".encode() + body
     expected = b"v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256))
     if not hmac.compare_digest(expected, headers.get("x-mlflow-signature", "").encode()):
         raise MessageRefused("X-MLflow-Signature is not that of the connector's webhook_secret_file")
-    return Message(delivery_id=delivery_id, sent_at=datetime.fromtimestamp(int(sent), UTC), name=_named_in(body))
+    return WebhookMessage(delivery_id=delivery_id, sent_at=datetime.fromtimestamp(int(sent), UTC), name=_named_in(body))
 
 
 def _named_in(body: bytes) -> str | None:

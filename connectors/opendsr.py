@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, TypeAdapter
 
-from connectors.configuration import Identity, Manager, read_declaration
+from connectors.declaration import Identity, Manager, read_declaration
 from ledger.requests.managed import Managed
 
 MANAGER = "opendsr"

@@ -7,11 +7,9 @@ Sombra, under the nonce of the job. A nonce is a JWT of Transcend's, which may n
 import base64
 import hmac
 import json
-import logging
 import os
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,16 +25,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.configuration import HandOverFailed, Identity, Manager, read_declaration
+from connectors.configuration import HandOverFailed
+from connectors.declaration import Identity, Manager, read_declaration
 from connectors.http import Server, Url
 from ledger.requests.deadlines import RULES
-from ledger.requests.managed import Managed, list_results, record_reported
+from ledger.requests.managed import Managed
 from ledger.sample_ids import KEY_BYTES, earlier_keys, rehash
 from ledger.states import ManagedState
-
-logger = logging.getLogger(__name__)
 
 MANAGER = "transcend.io"
 """The name of its requests in the ledger. A manager that the operator declares cannot have it."""
@@ -50,12 +46,6 @@ PAGE, MAX_PAGES = 100, 1000
 
 FAILED = {"status": "ACTION_REQUIRED", "profileStatus": "ERROR"}
 """The result of a job that did not erase the person. It is never one of Transcend's states of success."""
-
-FIRST_WAIT, WAIT_LIMIT = 60.0, 86400.0
-"""Seconds before a result that Sombra refused is sent again: at first, doubled with each refusal, and at most."""
-
-Refusals = dict[Managed, tuple[float, float]]
-"""Requests whose results Sombra refuses: when each is sent again, by the clock, and how long the wait is then."""
 
 
 class InvalidTranscend(ValueError):
@@ -281,48 +271,6 @@ def unseal(sealed: bytes, *, key: bytes, reference: str) -> str:
 
 def _sealing_key(key: bytes) -> bytes:
     return hmac.digest(key, b"expunge transcend nonce", "sha256")
-
-
-def report_results(
-    sessions: sessionmaker[Session],
-    transcend: Transcend,
-    *,
-    key: bytes,
-    refusals: Refusals,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Send the results that are due, each recorded before the next. It ends where Sombra fails; the next time it goes on.
-
-    A result that Sombra refuses holds up no other. A beat that dies in between sends a result again, which Transcend takes as the
-    same. key: that of the sample IDs, by which the nonces are sealed. refusals: kept from one call to the next. A beat that starts
-    anew has none, and tries everything; so it does with a request that has changed.
-    """
-    last = None
-    listed: set[Managed] = set()
-    while True:
-        with sessions.begin() as session:
-            due = list_results(session, MANAGER, after=last)
-        if not due:
-            for gone in refusals.keys() - listed:
-                del refusals[gone]
-            return
-        for last in due:
-            listed.add(last)
-            result = make_result(last)
-            again_at, wait = refusals.get(last, (0.0, FIRST_WAIT))
-            if result is None or last.reply is None or again_at > clock():
-                continue
-            try:
-                transcend.send_result(unseal(last.reply, key=key, reference=last.reference), result)
-            except ResultRefused as error:
-                refusals[last] = (clock() + wait, min(2 * wait, WAIT_LIMIT))
-                logger.warning("transcend, request %s, sent again in %g s: %s", last.reference, wait, error)
-                continue
-            except HandOverFailed as error:
-                logger.warning("transcend, request %s: %s", last.reference, error)
-                return
-            with sessions.begin() as session:
-                record_reported(session, last, MANAGER)
 
 
 def read_transcend(path: Path) -> Transcend:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.configuration import faults, read_connectors
+from connectors.configuration import read_connectors
+from connectors.declaration import faults
 from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
 from connectors.storage import delete_needless_copies

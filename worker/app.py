@@ -31,7 +31,7 @@ from celery.signals import (
 from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.configuration import faults
+from connectors.declaration import faults
 from connectors.storage import delete_needless_copies
 from ledger.db import make_engine, make_sessions
 from ledger.jobs import workers

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Path, Request
 
 from connectors.configuration import Connector
-from connectors.mlflow import MAX_BODY, InvalidSecret, MessageRefused, MlflowRegistry, read_message, read_secret
+from connectors.mlflow import MAX_WEBHOOK_BODY, InvalidSecret, MessageRefused, MlflowRegistry, read_secret, read_webhook
 from ledger.errors import NotFound
 from ledger.events.hand_overs import request_check
 from service.http.authentication import ApiRoute
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "/connectors"
 
-BODY = Bounds(MAX_BODY, seconds=30)
+BODY = Bounds(MAX_WEBHOOK_BODY, seconds=30)
 """A message names one thing that has changed."""
 
 router = APIRouter(route_class=ApiRoute, prefix=PREFIX, include_in_schema=False)
@@ -44,7 +44,7 @@ def receive_message(
     if registry is None or registry.webhook_secret_file is None:
         raise NotFound("EXPUNGE_CONNECTORS has no connector of this name with a webhook_secret_file")
     try:
-        message = read_message(request.headers, body, secret=read_secret(registry.webhook_secret_file))
+        message = read_webhook(request.headers, body, secret=read_secret(registry.webhook_secret_file))
     except InvalidSecret as error:
         logger.error("a webhook of the connector %s cannot be checked: %s", name, error)
         raise NotReady(

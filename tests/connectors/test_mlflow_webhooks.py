@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.mlflow import MessageRefused, MlflowRegistry, read_message, read_secret
+from connectors.mlflow import MessageRefused, MlflowRegistry, read_secret, read_webhook
 
 SECRET = "a secret of the test"
 SENT = 1_790_000_000
@@ -24,7 +24,7 @@ def sign(body: bytes, *, secret: str = SECRET, delivery: str = "one", sent: int 
 
 def read(headers: dict[str, str], body: bytes) -> str | None:
     lower = {name.lower(): value for name, value in headers.items()}
-    message = read_message(lower, body, secret=SECRET.encode())
+    message = read_webhook(lower, body, secret=SECRET.encode())
     assert (message.delivery_id, message.sent_at) == ("one", datetime.fromtimestamp(SENT, UTC))
     return message.name
 

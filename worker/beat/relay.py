@@ -17,13 +17,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from connectors.configuration import read_connectors
 from connectors.opendsr import read_opendsr
 from connectors.storage import delete_needless_copies
-from connectors.transcend import read_transcend, report_results
+from connectors.transcend import read_transcend
 from ledger.db import make_engine, make_sessions
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.jobs.claims import sweep
 from ledger.requests.deadlines import mark_overdue
 from worker.beat import hand_overs, webhooks
+from worker.beat.transcend import report_results
 from worker.cleanup import delete_expired_rows
 from worker.settings import Settings, read_settings
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
-from connectors.transcend import Refusals, Transcend, hash_job, read_transcend, report_results
+from connectors.transcend import Transcend, hash_job, read_transcend
 from expunge.cli.main import app
 from expunge.errors import CannotPull, Refused
 from expunge.operator.transcend import pull
@@ -29,6 +29,7 @@ from ledger.tables import ManagedRequest, Target, UnlearnRequest
 from tests.fixtures.postgresql import stored_rows
 from tests.fixtures.transcend import Sombra, declare, make_token, sombra
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, fail_job, publish_job
+from worker.beat.transcend import Refusals, report_results
 
 KEY = bytes.fromhex(SAMPLE_KEY)
 ANN, STRANGER = "Ann@Example.org", "stranger@example.org"
