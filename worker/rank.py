@@ -69,7 +69,6 @@ class Rank:
 
     device: torch.device
     claim: Claim = field(init=False)
-    settings: Settings = field(init=False)
     inputs: JobInputs = field(init=False)
     model: nn.Module = field(init=False)
     state: State = field(init=False)
@@ -81,8 +80,8 @@ class Rank:
 
     def load(self, claim: Claim, settings: Settings) -> None:
         """Load the inputs of a job."""
-        self.claim, self.settings, self.owned, self.storage = claim, settings, settings.allowed, settings.files
-        workload = load_workload(claim.workload, allowed=settings.allowed)
+        self.claim, self.owned, self.storage = claim, settings.allowed, settings.files
+        workload = load_workload(claim.workload, allowed=settings.allowed, details=claim.details)
         self.private_ids = workload.private_ids
         self.inputs = load_inputs(claim, workload, settings, device=self.device)
 
@@ -94,7 +93,8 @@ class Rank:
     def unlearn(self, resumed: Mapping[str, Any]) -> None:
         """Begin the claim's method, on a copy of the served model."""
         self.model, self.state = copy_network(self.inputs.original), State(resumed)
-        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, storage=self.settings.files)
+        assert self.storage is not None  # `load` comes first
+        self.steps = method_steps(self.claim, self.inputs, self.model, self.state, storage=self.storage)
 
     def audit(self, weights: Mapping[str, Tensor]) -> None:
         """Begin the audit of a model with these weights."""

@@ -40,7 +40,7 @@ class RetryRule:
     The waits grow while it gets no further.
     """
 
-    max_tries: int = 3
+    max_tries: int
     first_wait: timedelta = timedelta(0)
 
 

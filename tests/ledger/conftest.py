@@ -71,16 +71,15 @@ class World:
         self.verify(claim)
         return self.publish(claim, **more)
 
-    def fail(self, claim, reason, *, retry=False, **rule):
+    def fail(self, claim, reason, *, retry=False, max_tries=3, **waits):
+        rule = RetryRule(max_tries=max_tries, **waits) if retry else None
         with self.sessions.begin() as session:
             job = lock_claimed_job(session, claim)
-            results.fail(
-                session, job, reason=reason, detail="as the test wants", rule=RetryRule(**rule) if retry else None
-            )
+            results.fail(session, job, reason=reason, detail="as the test wants", rule=rule)
 
-    def sweep(self, *, max_lease=None, **rule):
+    def sweep(self, *, max_lease=None, max_tries=3, **waits):
         with self.sessions.begin() as session:
-            return claims.sweep(session, rule=RetryRule(**rule), max_lease=max_lease)
+            return claims.sweep(session, rule=RetryRule(max_tries=max_tries, **waits), max_lease=max_lease)
 
     def job(self, job_id):
         with self.sessions() as session:

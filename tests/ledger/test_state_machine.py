@@ -337,7 +337,7 @@ def lock(session, worker):
 
 
 def fail(session, job, reason):
-    rule = None if reason == Reason.AUDIT_FAILED else RetryRule(first_wait=timedelta(seconds=30))
+    rule = None if reason == Reason.AUDIT_FAILED else RetryRule(max_tries=3, first_wait=timedelta(seconds=30))
     results.fail(session, job, reason=reason, detail="as Hypothesis wants", rule=rule)
 
 
