@@ -76,7 +76,7 @@ from unlearning.audit.verdict import (
     relearn_findings,
     utility_findings,
 )
-from unlearning.data.near_copies import number_by_content
+from unlearning.data.near_copies import distinct_places, take_places
 from unlearning.data.objectives import Objective, divided
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
@@ -98,8 +98,9 @@ class _Case:
     """What is audited, and how.
 
     models: copies by name: "original", "unlearned", and "reference" if there is a retrained one. sets: what the audit evaluates, by
-    name. counted, judged: as of `_counted` and `_judged_samples`. references: of the sets, or None. generation: what a model that
-    generates is asked for, or None.
+    name. counted, judged: as of `_counted` and `_judged_samples`. distinct: the positions of those forgotten and held-out samples
+    that are relearned, by the set, (k,). references: of the sets, or None. generation: what a model that generates is asked for, or
+    None.
     """
 
     models: Mapping[str, nn.Module]
@@ -110,6 +111,7 @@ class _Case:
     pairing: Pairing
     counted: Mapping[str, NDArray[np.bool_]]
     judged: Mapping[str, NDArray[np.int64]]
+    distinct: Mapping[str, NDArray[np.int64]]
     references: AuditReferences | None
     generation: GenerationSets | None
 
@@ -235,6 +237,7 @@ def audit(
                 aimed=aimed,
                 compared=bool(found.tests) or (references is not None and bool(by_reference)),
                 frozen=frozen_share(original),
+                distinct=len(case.distinct["forget"]),
             )
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
@@ -276,6 +279,7 @@ def _prepare(
         pairing=pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed),
         counted=counted,
         judged=_judged_samples(drawn, counted=counted),
+        distinct={name: distinct_places(drawn[name]) for name in ("forget", "held_out")},
         references=references,
         generation=generation,
     )
@@ -626,23 +630,22 @@ def _relearn_all(
     """Relearn with each relearner of the spec. tested: whether the reference test decides; controls are then as hard as D_f.
 
     Of equal samples one is relearned. A step on it is a step on all of its copies, so that a set of copies would be learned faster
-    than as many held-out samples by a model that never saw it.
+    than as many different samples by a model that never saw either.
     """
-    references, sets = case.references, case.sets
-    original = observed["original"].signals
-    _, distinct = np.unique(number_by_content(sets["forget"]), return_index=True)
+    references, original = case.references, observed["original"].signals
+    forget, held_out = case.distinct["forget"], case.distinct["held_out"]
     given = RelearnCase(
         models=case.models,
-        forget=sets["forget"].take(torch.from_numpy(distinct)),
-        held_out=sets["held_out"],
-        known=OriginalLosses(forget=original["forget"].loss[distinct], held_out=original["held_out"].loss),
+        forget=take_places(case.sets["forget"], forget),
+        held_out=take_places(case.sets["held_out"], held_out),
+        known=OriginalLosses(forget=original["forget"].loss[forget], held_out=original["held_out"].loss[held_out]),
         objective=case.objective,
         spec=case.spec,
         seed=case.seed,
         collapsed=collapsed,
         difficulty=None
         if references is None or not tested
-        else Difficulty(forget=_unseen(references.forget)[distinct], held_out=_unseen(references.held_out)),
+        else Difficulty(forget=_unseen(references.forget)[forget], held_out=_unseen(references.held_out)[held_out]),
     )
     number, kinds = itertools.count(1), case.spec.relearners
     total = sum(run_count(given, kind) for kind in kinds)

@@ -155,7 +155,8 @@ class Scope:
 
     retrained: whether it compared with a retrained model. reference_test: on the new model; None without it. erased_since: how many
     samples were erased earlier on which the reference models were trained. aimed, compared: whether the method aimed at what these
-    predict, and whether the audit read it. frozen: the share of the model's parameters that training leaves as they are.
+    predict, and whether the audit read it. frozen: the share of the model's parameters that training leaves as they are. distinct:
+    how many of the forgotten samples differ from one another; None if all do.
     """
 
     forget: SampleSet
@@ -167,6 +168,7 @@ class Scope:
     aimed: bool = False
     compared: bool = False
     frozen: float = 0.0
+    distinct: int | None = None
 
 
 def limits(scope: Scope) -> tuple[str, ...]:
@@ -231,6 +233,11 @@ def _limits_of_people(scope: Scope) -> Iterator[str]:
 
 def _limits_of_sizes(scope: Scope) -> Iterator[str]:
     """Say what so many samples can show."""
+    if scope.distinct is not None and scope.distinct < len(scope.forget):
+        yield (
+            f"Of the {len(scope.forget):,} forgotten samples {scope.distinct:,} differ; relearning takes these alone. The other "
+            "tests take equal samples for independent of one another, so their intervals are too narrow."
+        )
     pairing, thresholds, forgotten = scope.pairing, scope.thresholds, f"With {len(scope.forget):,} forgotten samples"
     width = auc_half_width(len(pairing.forget), pairing.effective, confidence=thresholds.confidence)
     if width > thresholds.membership_margin:

@@ -84,9 +84,9 @@ class Relearning:
 
     relearner: None if it could not be calibrated, because the original's loss on D_v is not above its loss on D_f, the unlearned
         model has collapsed, or D_v has none of the forget set's classes.
-    delta: δ, nats. samples: how many forgotten samples are relearned, in all parts. original: the original's curve on the first
-        part of the forget set. unlearned, references: the unlearned and the retrained model's curves on all parts; the latter are
-        empty without such a model. controls: the unlearned model's curves on the control sets.
+    delta: δ, nats. samples: how many distinct forgotten samples are relearned, in all parts. original: the original's curve on the
+        first part of the forget set. unlearned, references: the unlearned and the retrained model's curves on all parts; the latter
+        are empty without such a model. controls: the unlearned model's curves on the control sets.
     ratio: delay on the forget set over delay on the controls. ratio_to_fail: the same with an interval widened for the number of
         relearners (Bonferroni), because each of them can fail the model. original_ratio: the original's delay on the forget set
         over the controls', the negative control. normalised: see `normalised_delay`; None without a reference.
@@ -153,10 +153,10 @@ class OriginalLosses:
 class RelearnCase:
     """What the relearners of an audit compare.
 
-    models: by name: "original", "unlearned", and "reference" if there is a retrained one. known: the original's losses of all
-    samples. collapsed: whether the unlearned model has collapsed. difficulty: with reference predictions the controls are held-out
-    samples that are as hard for models that never saw them as the forget samples are, so that odd samples are compared with odd
-    ones.
+    models: by name: "original", "unlearned", and "reference" if there is a retrained one. forget, held_out: no two samples of one
+    set are equal. known: the original's losses of all of these. collapsed: whether the unlearned model has collapsed. difficulty:
+    with reference predictions the controls are held-out samples that are as hard for models that never saw them as the forget
+    samples are, so that odd samples are compared with odd ones.
     """
 
     models: Mapping[str, nn.Module]

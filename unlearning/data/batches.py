@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unlearning.errors import UnsupportedWorkload
@@ -92,6 +94,13 @@ def all_tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor of a batch, of the inputs and then the targets, with its place."""
     yield from leaves(batch.inputs)
     yield "targets", batch.targets
+
+
+def raw_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return the memory of a tensor by rows, (n, bytes), one row for a scalar; also of bfloat16, which NumPy lacks."""
+    rows = tensor.shape[0] if tensor.dim() else 1
+    memory: NDArray[np.uint8] = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return memory.reshape(rows, memory.size // max(1, rows))
 
 
 def flat_inputs(batch: Batch) -> Tensor:

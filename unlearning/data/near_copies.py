@@ -14,7 +14,7 @@ from scipy.sparse import coo_array  # type: ignore[import-untyped]  # scipy ship
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from torch import Tensor
 
-from unlearning.data.batches import flat_inputs
+from unlearning.data.batches import all_tensors, flat_inputs, leaves, raw_bytes
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.samples import SampleSet
 
@@ -147,12 +147,26 @@ def _fewest(links: NDArray[np.int64], *, nodes: int) -> NDArray[np.int64]:
     return np.stack([linked, linked[first[group]]], axis=1)
 
 
-def number_by_content(samples: SampleSet) -> NDArray[np.int64]:
-    """Number the samples from 0, (n,), so that those with equal inputs have one number."""
+def number_by_content(samples: SampleSet, *, targets: bool = False) -> NDArray[np.int64]:
+    """Number the samples from 0 as they first come, (n,), so that those with equal inputs have one number. Reads them all.
+
+    targets: whether those of one number must have equal targets too.
+    """
     numbers: dict[bytes, int] = {}
-    found = [
-        numbers.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(numbers))
-        for batch in samples.batches(READ_SIZE)
-        for row in flat_inputs(batch).cpu().numpy()
-    ]
+    found: list[int] = []
+    for batch in samples.batches(READ_SIZE):
+        parts = [raw_bytes(tensor) for _, tensor in (all_tensors(batch) if targets else leaves(batch.inputs))]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+        found += [numbers.setdefault(digest, len(numbers)) for digest in digests]
     return np.array(found, dtype=np.int64)
+
+
+def distinct_places(samples: SampleSet) -> NDArray[np.int64]:
+    """Find the first of each group of samples with equal inputs and targets: their positions, (k,), ascending. Reads them all."""
+    return np.unique(number_by_content(samples, targets=True), return_index=True)[1].astype(np.int64)
+
+
+def take_places(samples: SampleSet, places: NDArray[np.int64]) -> SampleSet:
+    """Return the samples at distinct positions, ascending; the set itself, and no copy, if these are all."""
+    return samples if len(places) == len(samples) else samples.take(torch.from_numpy(places))

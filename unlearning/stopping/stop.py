@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unlearning import ranks
 from unlearning.data.batches import Batch
+from unlearning.data.near_copies import distinct_places, take_places
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.gradients import trainable
@@ -205,14 +206,15 @@ _TARGET_SHARE = 0.5
 def relearns_slowly(task: Task, *, stop: Stop) -> bool:
     """Return whether the forget set takes at least `stop.relearn_share` of the steps in which never-learned data are learned.
 
-    A copy of the model is fine-tuned by full-batch SGD on the forget set, another on criterion data of the same size and class mix.
+    A copy of the model is fine-tuned by full-batch SGD on the forget set, another on criterion data of the same size and class mix;
+    of equal samples on one alone, because copies are learned together.
     A set counts as learned once its loss is at most half of the control's loss at the start. If even the control is not learned
     in 40 steps, the probe cannot tell and returns True.
     """
     if not stop.relearn_share:
         return True
-    forget = task.forget.take(torch.arange(min(_SAMPLES, len(task.forget))))
-    control = _same_class_mix(forget, task.criterion, task.objective)
+    forget = _distinct(task.forget.take(torch.arange(min(_SAMPLES, len(task.forget)))))
+    control = _distinct(_same_class_mix(forget, task.criterion, task.objective)).batch
     target = _TARGET_SHARE * _mean_loss(task.model, task.objective, control)
     control_steps = _steps_to_loss(target, task.model, task.objective, control)
     return (
@@ -221,14 +223,18 @@ def relearns_slowly(task: Task, *, stop: Stop) -> bool:
     )
 
 
-def _same_class_mix(forget: SampleSet, pool: SampleSet, objective: Objective) -> Batch:
+def _distinct(samples: SampleSet) -> SampleSet:
+    return take_places(samples, distinct_places(samples))
+
+
+def _same_class_mix(forget: SampleSet, pool: SampleSet, objective: Objective) -> SampleSet:
     """Take as many samples of the pool as the forget set has, class by class (fewer if the pool has too few of a class)."""
     if objective.classes is None:
-        return pool.select(torch.arange(min(len(forget), len(pool))))
+        return pool.take(torch.arange(min(len(forget), len(pool))))
     counts = torch.bincount(forget.targets, minlength=objective.classes).tolist()
     chosen = [(pool.targets == label).nonzero().flatten()[:count] for label, count in enumerate(counts)]
     index = torch.cat(chosen)
-    return pool.select(index if len(index) else torch.arange(min(len(forget), len(pool))))
+    return pool.take(index if len(index) else torch.arange(min(len(forget), len(pool))))
 
 
 @torch.no_grad()

@@ -432,6 +432,15 @@ def test_a_report_names_erased_samples_only_for_what_may_follow_them(
     assert all(said is not None and said in limit for limit in found)
 
 
+def test_copies_among_the_forgotten_samples_are_relearned_once_and_the_report_says_so(world: World) -> None:
+    forget = world.sets["forget"]
+    copies = replace(forget, ids=tuple(f"{one}-again" for one in forget.ids))
+    found = replace(world, sets={**world.sets, "forget": joined(forget, copies)}).audit("retrained", spec=SMALL)
+
+    assert 0 < max(one.samples for one in found.relearnings) <= len(forget)
+    assert any(f"Of the {2 * len(forget)} forgotten samples {len(forget)} differ" in limit for limit in found.limits)
+
+
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
     assert referenced.references is not None
     rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])

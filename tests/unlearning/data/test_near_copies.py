@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import WIDTH, samples
-from unlearning.data.near_copies import NEAR, find_copies, group_copies
+from unlearning.data.near_copies import NEAR, distinct_places, find_copies, group_copies, number_by_content, take_places
 from unlearning.data.samples import SampleSet, joined
 
 TRAIN, HELD_OUT = samples(200, seed=1), samples(100, seed=2)
@@ -135,3 +135,18 @@ def test_nothing_is_found_without_held_out_samples_or_others() -> None:
     assert not find_copies(TRAIN, TRAIN, held_out=none).found.any()
     assert not find_copies(none, TRAIN, held_out=HELD_OUT).found.any()
     assert grouped(TRAIN, training=200) == []
+
+
+def test_equal_are_samples_with_the_same_numbers_and_not_those_that_a_float_cannot_tell_apart() -> None:
+    large = torch.tensor([2**24, 2**24 + 1, 2**24])[:, None]
+    given = SampleSet(ids=("a", "b", "c"), inputs=large, targets=torch.tensor([0, 0, 1]))
+
+    assert number_by_content(given).tolist() == [0, 1, 0]
+    assert distinct_places(given).tolist() == [0, 1, 2]
+
+
+def test_of_equal_samples_the_first_is_taken_and_a_set_without_any_is_not_copied() -> None:
+    twice = joined(TRAIN, moved(TRAIN.take(torch.arange(3)), 0.0, name="copy"))
+
+    assert take_places(twice, distinct_places(twice)).ids == TRAIN.ids
+    assert take_places(TRAIN, distinct_places(TRAIN)) is TRAIN

@@ -20,7 +20,7 @@ from torch import nn
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
-from unlearning.data.batches import all_tensors
+from unlearning.data.batches import all_tensors, raw_bytes
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, uninformed_references
@@ -45,7 +45,7 @@ SHADOW_KIND, REPEAT_KIND = "shadows", "repeats"
 """The kinds of runs, whose results have folders of their own (`cache_key`)."""
 
 REFERENCES = "references"
-"""The folder, among those of finished runs, of what reference models said."""
+"""The folder, beside those of finished runs, of the reference models' predictions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -110,7 +110,7 @@ def cache_key(study: Study, kind: str) -> str:
     settings = [kind, study.seed, asdict(study.spec), training, *plan]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in fresh(study.task.build, seed=0, original=study.task.model).state_dict().items():
-        digest.update(name.encode() + _bytes(tensor))
+        digest.update(name.encode() + raw_bytes(tensor).tobytes())
     sets = (
         study.task.forget,
         study.task.remain,
@@ -122,13 +122,8 @@ def cache_key(study: Study, kind: str) -> str:
     for samples in sets:
         for batch in samples.batches(READ_SIZE if samples.stored else max(1, len(samples))):
             for _, tensor in all_tensors(batch):
-                digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
+                digest.update(repr(tuple(tensor.shape)).encode() + raw_bytes(tensor).tobytes())
     return digest.hexdigest()
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return a tensor's memory, also of bfloat16, which NumPy lacks."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
