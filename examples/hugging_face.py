@@ -10,7 +10,6 @@ are installed where the worker runs (docs/models-and-data.md). Nothing is fetche
 `python -m examples.hugging_face` trains as the company did before, and saves the weights.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -26,13 +25,19 @@ from unlearning.data.objectives import causal_language_model
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
+from unlearning.files import content_sha256, file_sha256
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
 
 EPOCHS, BATCH, RATE = 3, 8, 2e-4
 SPLITS = ("train", "held_out", "test")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
-"""Those that say which tokens a text becomes. Settings beside them, which a new version may write otherwise, are none of them."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"),
+)
+"""Files that determine which tokens a text becomes. A newer version may write the settings beside them in another way."""
+WORKLOAD = "examples.hugging_face:workload"
+"""The name under which this factory is registered: change it in a copy of this file."""
 
 
 def build() -> nn.Module:
@@ -96,8 +101,7 @@ def workload() -> Workload:
     """Make the workload of the folder and the texts.
 
     Raises InvalidWorkload if a folder, a file or a field is missing, a text is empty or longer than the context, or the tokenizer
-    has tokens that the model does not know. Another tokenizer than the model was trained with may have as many: its fingerprint
-    tells.
+    has tokens that the model does not know. Another tokenizer may have as many tokens; only its fingerprint shows it.
     """
     folder = _folder()
     tokenizer_files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
@@ -137,8 +141,7 @@ def workload() -> Workload:
 
 def _digest(files: Iterable[Path]) -> str:
     """Compute the SHA-256, as hex, of the names and the contents of files."""
-    parts = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
-    return hashlib.sha256(parts.encode()).hexdigest()
+    return content_sha256("".join(f"{file_sha256(file)}  {file.name}\n" for file in files).encode())
 
 
 def _folder() -> Path:
@@ -204,7 +207,7 @@ def main() -> None:
     model = build()
     train(model, made.train, TrainingRun(seed=0))
     path, _ = save_weights(model, Path("weights"))
-    recorded = {"workload": "examples.hugging_face:workload", "fingerprints": dict(made.fingerprints)}
+    recorded = {"workload": WORKLOAD, "fingerprints": dict(made.fingerprints)}
     path.with_suffix(".json").write_text(json.dumps(recorded))
     print(path)
 

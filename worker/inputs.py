@@ -35,8 +35,6 @@ from worker.slices import SlicedTraining, usable_checkpoints
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINTS = "fingerprints"
-"""The entry of a model's details that has its workload's fingerprints, from its training or its registration."""
 MAX_MESSAGE_LENGTH = 300
 """Characters of a factory's own error that are passed on."""
 
@@ -134,7 +132,6 @@ def load_inputs(
 
     device: where to; by default as the settings say. Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
-    check_fingerprints(workload, read_fingerprints(claim.details))
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
@@ -164,12 +161,6 @@ def load_inputs(
         training=training,
         checkpoints=usable_checkpoints(training, claim.details),
     )
-
-
-def read_fingerprints(details: Mapping[str, Any]) -> Mapping[str, object]:
-    """Read the fingerprints that a model's details record; empty for a model of a workload without any."""
-    found = details.get(FINGERPRINTS)
-    return found if isinstance(found, Mapping) else {}
 
 
 def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
@@ -335,11 +326,12 @@ def split_train(train: SampleSet, samples: JobSamples, *, digest: Callable[[str]
     )
 
 
-def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
+def load_workload(reference: str, *, allowed: Sequence[str], details: Mapping[str, object] | None = None) -> Workload:
     """Call the factory that `reference` names, e.g. `examples.digits:workload`.
 
-    Raises WorkloadNotAllowed before anything is imported, WorkloadFailed if the module or the factory raises. The factory's own
-    message is shown: a factory does not know which samples a request names.
+    details: of the model that it is to be used with; None if there is none yet. Raises WorkloadNotAllowed before anything is
+    imported, WorkloadFailed if the module or the factory raises, and InvalidWorkload if its fingerprints are not those in the
+    details. The factory's own message is shown: a factory does not know which samples a request names.
     """
     factory = find_factory(reference, allowed=allowed)
     try:
@@ -352,6 +344,7 @@ def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
         raise WorkloadFailed(
             f"Workload {reference!r} returned a {type(workload).__name__}; a factory returns a Workload."
         )
+    check_fingerprints(workload, details or {})
     return workload
 
 

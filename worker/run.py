@@ -124,7 +124,7 @@ def execute(run: Run) -> None:
                 claims.record_processes(session, job, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if run.launch is None else torch.device("cpu")
-        workload = load_workload(claim.workload, allowed=settings.allowed)
+        workload = load_workload(claim.workload, allowed=settings.allowed, details=claim.details)
         run.private_ids = workload.private_ids  # before anything else of the owner's runs
         inputs = load_inputs(claim, workload, settings, device=device)
     unused = inputs.loaded_references.unused

@@ -15,7 +15,7 @@ import torch
 from expunge.cli.console import ProgressDisplay
 from expunge.demo.table import Figures
 from expunge.errors import DemoFailed
-from expunge.operator.registration import read_details
+from expunge.operator.workloads import read_details
 from expunge.stack.process import Child, Program, start, tail
 from expunge.stack.stack import PASSIVE, stop_all
 from unlearning.audit.measures import measure

@@ -311,20 +311,23 @@ def check_models(
     """Make a dry run of a job of every model whose factory and weights are there, with its served weights and its policy."""
     with sessions() as session:
         rows = session.execute(
-            select(Model.name, Model.workload, Model.policy, ModelVersion.weights_path, ModelVersion.weights_sha256)
+            select(
+                *(Model.name, Model.workload, Model.details, Model.policy),
+                *(ModelVersion.weights_path, ModelVersion.weights_sha256),
+            )
             .join(ModelVersion, ModelVersion.id == Model.served_version_id)
             .order_by(Model.name)
         ).all()
     if storage is None:
         return
-    for name, reference, policy, path, sha256 in rows:
+    for name, reference, details, policy, path, sha256 in rows:
         notes: list[str] = []
         try:
             find_factory(reference, allowed=allowed)
         except WorkerError:
             continue  # The checks of workloads and weights say so.
         try:
-            workload = load_workload(reference, allowed=allowed)
+            workload = load_workload(reference, allowed=allowed, details=details)
             model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device(workload))
             methods = [parse(spec) for spec in policy]
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)

@@ -25,7 +25,7 @@ from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import ReferenceSignals, power_by_size, samples_needed, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload, check_fingerprints, split_held_out
+from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
@@ -41,7 +41,7 @@ from unlearning.training.references import (
     train_reference_models,
 )
 from worker.failures import WorkerError
-from worker.inputs import load_model, load_workload, read_fingerprints, write_references
+from worker.inputs import load_model, load_workload, write_references
 from worker.launch import Launch
 from worker.settings import allow_list
 
@@ -147,8 +147,7 @@ def prepare_model(
             model = get_model(session, tenant_id=owner, name=name)
             erased = list_erased(session, tenant_id=owner, model=name)
         allowed = allow_list(deployment.workloads)
-        workload = load_workload(model.workload, allowed=allowed)
-        check_fingerprints(workload, read_fingerprints(model.details))
+        workload = load_workload(model.workload, allowed=allowed, details=model.details)
 
         def key(sample: str) -> bytes:
             return sample_digest(deployment.sample_key, model.dataset, sample)

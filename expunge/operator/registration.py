@@ -1,6 +1,5 @@
 """Register a workload's model, and further versions of it, with a deployment, and set its policy. Weights may come from MLflow."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from connectors.mlflow import MlflowRegistry
 from connectors.storage import Storage
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_ledger
-from expunge.operator.workloads import choose_device, find_faults, find_left_out
+from expunge.operator.workloads import choose_device, find_faults, find_left_out, read_details
 from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -32,7 +31,7 @@ from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest, subject_digest
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload, check_data, check_fingerprints
+from unlearning.data.workload import FINGERPRINTS, Workload, check_data, check_fingerprints
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.methods.registry import find_lacks
@@ -48,7 +47,7 @@ from unlearning.specs import (
 )
 from unlearning.specs.suitability import NEEDS, Need
 from worker.failures import WorkerError
-from worker.inputs import FINGERPRINTS, load_model, load_workload, read_fingerprints
+from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
 from worker.slices import SlicedTraining, describe_checkpoint
 
@@ -87,8 +86,8 @@ def register_workload(
         workload = load_workload(reference, allowed=allow_list(deployment.workloads))
         path = find_weights(weights, reference)
         sha256, details = file_sha256(path), read_details(path)
+        check_fingerprints(workload, details)
         methods = chosen or default_policy(workload, details)
-        check_fingerprints(workload, read_fingerprints(details))
         model = load_model(workload, path, sha256, choose_device(workload))
         check_data(workload)
         if dry_run:
@@ -152,17 +151,17 @@ def register_new_version(
         with open_ledger(deployment) as session:
             owner = ensure_tenant(session, tenant)
             model = get_model(session, tenant_id=owner, name=name)
-            workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
+            workload = load_workload(model.workload, allowed=allow_list(deployment.workloads), details=model.details)
             path = find_weights(weights, model.workload)
-            sha256 = file_sha256(path)
-            check_fingerprints(workload, read_fingerprints(model.details))
+            sha256, details = file_sha256(path), read_details(path)
+            check_fingerprints(workload, details)
             network = load_model(workload, path, sha256, choose_device(workload))
             if not accept_untrained:
                 check_trained(workload, network)
             left_out = find_left_out(workload.train, without, frozenset(without_subjects))
             places = [place for place, sample in enumerate(workload.train.ids) if sample not in left_out]
             used = workload.train.take(torch.tensor(places, dtype=torch.int64))
-            details, key = read_details(path), deployment.sample_key
+            key = deployment.sample_key
             checkpoints = read_checkpoints(path, details, used, dataset=model.dataset, key=key)
             view = register_version(
                 session,
@@ -213,7 +212,7 @@ def change_policy(
             model = get_model(session, tenant_id=owner, name=name)
         if dry_run:
             owned, sha256 = allow_list(deployment.workloads), model.version.weights_sha256
-            workload = load_workload(model.workload, allowed=owned)
+            workload = load_workload(model.workload, allowed=owned, details=model.details)
             weights = deployment.files.fetch(f"{sha256}.safetensors", sha256)
             network = load_model(workload, weights, sha256, choose_device(workload))
             check_dry_run(workload, network, policy=methods, owned=owned, tell=tell)
@@ -349,6 +348,13 @@ def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:
     return max(candidates, key=lambda path: path.stat().st_mtime)
 
 
+def store_all(weights: Path, sha256: str, checkpoints: Sequence[Mapping[str, Any]], storage: Storage) -> None:
+    """Copy weights, and those after slices of the same training that lie beside them, into the storage."""
+    storage.put_file(weights, sha256)
+    for entry in checkpoints:
+        storage.put_file(weights.with_name(f"{entry['sha256']}.safetensors"), entry["sha256"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """Weights from MLflow: the file, and what is needed to mark the version there as ours."""
@@ -395,19 +401,3 @@ def fetch_from_mlflow(place: str, *, model: str, tenant: str) -> Iterator[Fetche
         except HandOverFailed as error:
             raise CannotRegister(str(error)) from error
         yield Fetched(path=path, sha256=digest, registry=registries[0], name=name, number=number)
-
-
-def read_details(weights: Path) -> dict[str, object]:
-    """Read the JSON that `expunge train` wrote beside the weights; empty if there is no such file, or one of something else."""
-    try:
-        found = json.loads(weights.with_suffix(".json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("workload"), str) else {}
-
-
-def store_all(weights: Path, sha256: str, checkpoints: Sequence[Mapping[str, Any]], storage: Storage) -> None:
-    """Copy weights, and those after slices of the same training that lie beside them, into the storage."""
-    storage.put_file(weights, sha256)
-    for entry in checkpoints:
-        storage.put_file(weights.with_name(f"{entry['sha256']}.safetensors"), entry["sha256"])

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import CannotAudit, CannotTune, ExpungeError, explain
-from expunge.operator.workloads import as_owners_error, choose_device
+from expunge.operator.workloads import as_owners_error, choose_device, read_details
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.attacks.study import Cost, Study, estimate_cost, make_study
 from unlearning.data.samples import SampleSet, partition
-from unlearning.data.workload import Workload, split_held_out
+from unlearning.data.workload import Workload, check_fingerprints, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.specs import method_object, parse
@@ -94,6 +94,7 @@ def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Mo
 def _load_model(workload: Workload, path: Path, *, kind: type[ExpungeError]) -> nn.Module:
     if not path.is_file():
         raise kind(f"There is no weights file {path}.")
+    check_fingerprints(workload, read_details(path))
     return load_model(workload, path, file_sha256(path), choose_device(workload))
 
 

@@ -19,7 +19,7 @@ from expunge.errors import CannotTrain, explain
 from expunge.operator.references import ReferenceTraining, reference_steps
 from expunge.operator.workloads import as_owners_error, find_left_out, processes, without_samples
 from unlearning import ranks
-from unlearning.data.workload import OwnTraining, Workload, check_data
+from unlearning.data.workload import FINGERPRINTS, OwnTraining, Workload, check_data
 from unlearning.errors import CheckpointUnusable, UnlearningError
 from unlearning.files import file_sha256, write_atomically, write_file
 from unlearning.networks import is_finite
@@ -32,7 +32,7 @@ from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint, sa
 from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
 from worker.failures import WorkerError
-from worker.inputs import FINGERPRINTS, load_workload
+from worker.inputs import load_workload
 from worker.launch import Launch
 
 CHECKPOINT_SECONDS = 30.0
@@ -296,6 +296,8 @@ def checkpoint_path(order: Training, workload: Workload, recipe: Recipe | OwnTra
     }
     if workload.fitted_to is not None:
         what["fitted_to"] = workload.fitted_to
+    if workload.fingerprints:
+        what[FINGERPRINTS] = dict(workload.fingerprints)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return order.folder / f"{digest}.checkpoint"
 

@@ -1,8 +1,12 @@
-"""What commands do with a workload: train on one process or several, leave samples out, make a dry run, show its own errors."""
+"""What commands do with a workload: train on one process or several, leave samples out, make a dry run, read the note beside its
+weights, show its own errors.
+"""
 
+import json
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -145,3 +149,12 @@ def find_faults(
         detail = classify(fault.error, owned=owned, ids=workload.private_ids).detail
         (tell if fault.only_note else faults.append)(f"{fault.step}: {detail} {fault.advice}".strip())
     return faults
+
+
+def read_details(weights: Path) -> dict[str, object]:
+    """Read the JSON that `expunge train` wrote beside the weights; empty if there is no such file, or one of something else."""
+    try:
+        found = json.loads(weights.with_suffix(".json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("workload"), str) else {}

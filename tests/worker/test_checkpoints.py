@@ -122,7 +122,7 @@ def kill() -> None:
 def lose_the_lease(bench: Bench, job_id: UUID) -> None:
     with bench.sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=text("clock_timestamp()")))
-        sweep(session, rule=RetryRule())
+        sweep(session, rule=RetryRule(max_tries=3))
 
 
 def run_killed(bench: Bench, job_id: UUID) -> None:

@@ -1,9 +1,8 @@
 """Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -65,7 +64,7 @@ class Workload:
     trainer: Trainer | None = None
     adapters: Mapping[str, str] | None = None
     sharded: Blocks = False
-    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.trainer is None:
@@ -76,9 +75,9 @@ class Workload:
         _check_call(self.build, "build", "build()", count=0)
         if self.trainer is not None:
             _check_call(self.trainer, "trainer", "train(model, data, run)", count=3)
-        for field in ("train", "held_out", "test"):
-            if not isinstance(given := getattr(self, field), SampleSet):
-                raise InvalidWorkload(f"`{field}` is a {type(given).__name__}; make a SampleSet or a StoredSet of it.")
+        for part in ("train", "held_out", "test"):
+            if not isinstance(given := getattr(self, part), SampleSet):
+                raise InvalidWorkload(f"`{part}` is a {type(given).__name__}; make a SampleSet or a StoredSet of it.")
         sets = (set(self.train.ids), set(self.held_out.ids), set(self.test.ids))
         if len(set.union(*sets)) != sum(map(len, sets)):
             raise InvalidWorkload(
@@ -93,10 +92,10 @@ class Workload:
         self._check_preparation()
         if not all(isinstance(text, str) for pair in self.fingerprints.items() for text in pair):
             raise InvalidWorkload(f"Workload {self.name!r}: `fingerprints` has names and digests, each a string.")
-        for field in ("train", "held_out", "test"):
-            samples: SampleSet = getattr(self, field)
-            convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
-            object.__setattr__(self, field, samples.convert_targets(convert))
+        for part in ("train", "held_out", "test"):
+            samples: SampleSet = getattr(self, part)
+            convert = partial(self.objective.convert_targets, name=part.replace("_", "-"))
+            object.__setattr__(self, part, samples.convert_targets(convert))
         if self.objective.fit is not None:  # which reads the targets of a stored set, unless they are given
             object.__setattr__(self, "objective", fitted(self.objective, self.held_out.targets))
 
@@ -172,9 +171,14 @@ def _check_call(function: object, name: str, form: str, *, count: int) -> None:
         raise InvalidWorkload(f"`{name}` cannot be called as {form}, because it takes {taken}: {error}.") from None
 
 
-def check_fingerprints(workload: Workload, recorded: Mapping[str, object]) -> None:
-    """Raise InvalidWorkload if a fingerprint is not the one recorded with the model. recorded: empty if there was none."""
-    for name, digest in recorded.items():
+FINGERPRINTS = "fingerprints"
+"""The entry of a model's details, and of the note beside its weights, that has its workload's fingerprints."""
+
+
+def check_fingerprints(workload: Workload, details: Mapping[str, object]) -> None:
+    """Raise InvalidWorkload if a fingerprint is not the one recorded in a model's details, if there is one."""
+    recorded = details.get(FINGERPRINTS)
+    for name, digest in recorded.items() if isinstance(recorded, Mapping) else ():
         given = workload.fingerprints.get(name)
         if given != digest:
             now = f"the workload's is {given}" if given else "the workload has none"
@@ -194,11 +198,11 @@ def check_data(workload: Workload) -> None:
         if samples.stored:
             samples.targets  # noqa: B018  (it reads them)
             continue
-        for field, tensor in all_tensors(samples.batch):
+        for place, tensor in all_tensors(samples.batch):
             rows = torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
             if not bool(rows.all()):
                 where = int((~rows).nonzero()[0])
-                raise InvalidWorkload(f"The {name} set has {field} at position {where} that are not finite numbers.")
+                raise InvalidWorkload(f"The {name} set has {place} at position {where} that are not finite numbers.")
 
 
 def check_targets(samples: SampleSet, objective: Objective, *, name: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor, nn
 
-from expunge.errors import CannotPrepare, CannotRegister, NobodyLeftOut, StackError
+from expunge.errors import CannotPrepare, CannotRegister, CannotTune, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
 from expunge.operator.references import prepare_model
 from expunge.operator.registration import (
@@ -19,13 +19,14 @@ from expunge.operator.registration import (
     default_policies,
     fetch_from_mlflow,
     newest_weights,
-    read_details,
     read_policy,
     register_new_version,
     register_workload,
 )
 from expunge.operator.retention import find_purgeable
+from expunge.operator.studies import tune
 from expunge.operator.training import Trained, train_workload
+from expunge.operator.workloads import read_details
 from ledger.events.timeline import list_model_events
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import get_dataset
@@ -223,8 +224,16 @@ def test_what_a_model_was_trained_with_is_recorded_and_another_is_refused(
     comes_with("cd")
     with pytest.raises(CannotRegister, match="another vocabulary"):
         register_new_version(where, name="digits", weights=trained.path)
-    with pytest.raises(CannotPrepare, match="another vocabulary"):
+    with pytest.raises(CannotPrepare, match="vocabulary"):
         prepare_model(where, name="digits", plan=ReferencePlan())
+    with pytest.raises(CannotRegister, match="vocabulary"):
+        change_policy(where, name="digits", policy=["retrain"])
+    with pytest.raises(CannotTune, match="vocabulary"):
+        tune(REFERENCE, allowed=("tests",), weights=trained.path, method="ieu", budget=1, share=0.1, retrained=False)
+    again = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True)
+    comes_with("ab")
+    with pytest.raises(CannotRegister, match="vocabulary"):
+        register_new_version(where, name="digits", weights=again.path)
 
 
 def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(
