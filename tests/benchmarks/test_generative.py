@@ -56,7 +56,9 @@ def steps_to_learn(model: nn.Module, kind: str, prepared: Case, *, target: float
     return LIMIT
 
 
-def test_every_figure_is_what_a_plain_recomputation_gives(prepared: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaps_losses_delays_and_the_auc_are_those_of_a_plain_recomputation(
+    prepared: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     targets: dict[str, float] = {}
 
     def calibrated(model: nn.Module, *_: object, kind: str, target: float, **__: object) -> Relearner:

@@ -14,6 +14,7 @@ from benchmarks.cases import Case, Trained, case
 from examples import authors
 from tests.benchmarks.test_language import bigrams, losses_by_hand
 from unlearning.audit.relearning import mean_loss
+from unlearning.data.samples import SampleSet
 from unlearning.gradients import flat_gradient, trainable
 from unlearning.training.readiness import revocable_split
 
@@ -94,8 +95,23 @@ def test_perplexities_are_those_by_hand_and_the_ascent_leaves_the_given_model_as
     assert best > 1
     assert found["perplexity_calibrated"] == pytest.approx(perplexity(best, "test"), rel=1e-5)
     assert found["steps"] >= 1
-    assert abs(found["perplexity_lost_test"]) < 1
+    assert 0 < abs(found["perplexity_lost_test"]) < 1
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_delay_is_of_training_on_the_forget_set_and_the_one_of_similar_texts_on_the_remaining_set(
+    one: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[SampleSet] = []
+
+    def noted(one: Case, model: nn.Module, texts: SampleSet, **more: object) -> int:
+        given.append(texts)
+        return len(given)
+
+    monkeypatch.setattr(readiness, "delay", noted)
+    found = readiness.measured(one, bigrams(0), aim=0.0)
+    trained_on = {name: given[int(found[name]) - 1].ids for name in ("relearn_delay", "relearn_delay_similar")}
+    assert trained_on == {"relearn_delay": one.forget.ids, "relearn_delay_similar": one.remain.ids}
 
 
 def test_the_last_step_of_an_ascent_ends_at_the_aim_and_no_other_is_shortened(one: Case) -> None:

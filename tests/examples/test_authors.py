@@ -1,6 +1,7 @@
 """The language model on facts about authors: its texts, and a request for one author over HTTP."""
 
 import logging
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -206,12 +207,19 @@ def test_an_approximate_method_erases_an_author_over_http_and_no_completion_leav
     assert "What does it still generate?" not in left["page"]
 
     texts = read_sheet(site.where, UUID(str(job.report_id))).texts
-    secret = [text.strip() for column in texts.values() for text in column if len(text.strip()) > 8]
-    assert all(
-        any(len(text.strip()) > 8 for text in texts[title])
-        for title in ("forgotten", "completed before", "completed after")
-    )
+    secret = {
+        title: [run for text in column for run in re.findall(r"[A-Za-z0-9 ]{9,}", text.strip())]
+        for title, column in texts.items()
+    }  # what no format escapes
+    assert [title for title, runs in secret.items() if not runs] == []
     left["log"] = "\n".join(str(vars(record) | {"message": record.getMessage()}) for record in caplog.records)
-    assert [(name, len(content) > 0) for name, content in left.items()] == [(name, True) for name in left]
-    assert [(name, text) for name, content in left.items() for text in secret if text in content] == []
+    assert [name for name, content in left.items() if not content] == []
+    shown = [
+        (name, title, run)
+        for name, content in left.items()
+        for title in secret
+        for run in secret[title]
+        if run in content
+    ]
+    assert shown == []
     assert [name for name, content in left.items() if person in content] == []

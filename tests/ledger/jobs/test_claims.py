@@ -15,10 +15,9 @@ from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_wri
 
 WRITES = {
     "lock": lock_claimed_job,
-    "progress": progress,
     "publish": publish,
 }
-"""The other writes take a `ClaimedJob`, as progress does, which `lock_claimed_job` alone gives."""
+"""Every other write takes a `ClaimedJob`, which `lock_claimed_job` alone gives; `publish` stands for them."""
 
 
 @pytest.fixture(params=WRITES)

@@ -115,6 +115,12 @@ def commit_people(*names):
     return commit_subjects({subject_digest(KEY, name): commit_to_subject(KEY, name) for name in names}, key=KEY)
 
 
+def test_without_people_and_where_one_has_no_commitment_there_is_none_to_people():
+    ann, bob = (subject_digest(KEY, name) for name in ("ann", "bob"))
+    assert commit_subjects({}, key=KEY) is None
+    assert commit_subjects({ann: commit_to_subject(KEY, "ann"), bob: None}, key=KEY) is None
+
+
 def named(world, *names):
     """A published job that was asked for by these people: its commitment to them and its report's id."""
     people, claim = commit_people(*names), world.submit_and_claim(1)

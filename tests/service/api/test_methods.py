@@ -7,10 +7,6 @@ from unlearning.specs import IEU, LTU, PRODUCTION
 adapter: TypeAdapter[object] = TypeAdapter(Method)
 
 
-def test_auto_leaves_the_choice_to_the_policy() -> None:
-    assert adapter.validate_python("auto") == "auto"
-
-
 def test_a_name_is_the_method_with_its_defaults() -> None:
     assert adapter.validate_python("ieu") == IEU()
 

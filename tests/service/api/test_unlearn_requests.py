@@ -99,6 +99,15 @@ def test_a_method_is_kept_with_its_parameters(serve: Serve, site: Site) -> None:
     assert body["method"] == job["method"]
 
 
+def test_auto_names_no_method_and_leaves_the_choice_to_the_policy(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    body = client.post("/unlearn-requests", json=ASKED | {"method": "auto"}).json()
+
+    assert body["method"] is None
+    job = client.get(f"/jobs/{body['targets'][0]['job']['id']}").json()
+    assert job["method"] == client.get("/models/triage").json()["policy"][0]
+
+
 def test_a_method_that_needs_what_a_model_lacks_is_refused_in_preview_and_request_with_the_reason(
     serve: Serve, site: Site, sessions: sessionmaker[Session]
 ) -> None:

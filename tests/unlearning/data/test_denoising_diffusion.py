@@ -335,6 +335,10 @@ def test_matching_keeps_what_a_generator_predicts_of_remaining_samples() -> None
     assert aims is not None
     index, batch = torch.arange(len(given.forget)), given.remain.batch
     assert matching_loss(given, aims, index, batch, remaining=remaining, weight=0.0).item() == 0.0
+    with torch.no_grad():
+        for weights in given.model.parameters():
+            weights.add_(0.1)
+    assert matching_loss(given, aims, index, batch, remaining=remaining, weight=0.0).item() > 0.0
 
 
 def test_other_objectives_keep_remaining_samples_by_their_own_loss() -> None:
