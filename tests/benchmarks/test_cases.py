@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import sys
+from collections.abc import Iterator
 from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks import cases, generative, language
 from benchmarks.cases import MILD, all_settings, stored, trained
 from benchmarks.writing import content
 from examples import authors, digits
+from tests.fixtures.authors import changed_authors
 from unlearning.audit.relearning import Relearner
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import Workload, split_held_out
@@ -109,11 +111,9 @@ def test_a_model_that_its_owner_trained_is_read_for_the_same_function_and_share(
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
-def test_people_are_forgotten_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authors, "AUTHORS", 40)
-    authors.corpus.cache_clear()
-    cases = [language.authors_case(seed) for seed in (1, 2)]
-    authors.corpus.cache_clear()
+def test_people_are_forgotten_whole() -> None:
+    with changed_authors(AUTHORS=40):
+        cases = [language.authors_case(seed) for seed in (1, 2)]
 
     for one in cases:
         gone, kept = (set(part.subjects or ()) for part in (one.forget, one.remain))
@@ -131,14 +131,12 @@ def test_every_method_of_the_language_table_has_parameters_to_search() -> None:
 
 
 def test_with_a_play_the_language_case_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authors, "AUTHORS", 4)
     (tmp_path / "play.txt").write_text("\n\n".join(f"Fool:\nNuncle, this is line number {i}." for i in range(4)))
     names = []
     for play in ("", str(tmp_path / "play.txt")):
         monkeypatch.setenv("EXPUNGE_PLAY", play)
-        authors.corpus.cache_clear()
-        names.append((language.authors_case(1).name, "Fool" in {one.subject for one in authors.corpus()}))
-    authors.corpus.cache_clear()
+        with changed_authors(AUTHORS=4):
+            names.append((language.authors_case(1).name, "Fool" in {one.subject for one in authors.corpus()}))
     assert names == [("authors", False), ("authors_and_play", True)]
 
 
@@ -191,15 +189,19 @@ def test_the_truth_ratio_is_tofus() -> None:
     assert language.truth_ratios(model, facts, seed=5) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.fixture
+def hardly_trained() -> Iterator[None]:
+    """Language models of few weights."""
+    with changed_authors(AUTHORS=40, EPOCHS=1, GPT=partial(authors.GPT, 16, layers=1)):
+        yield
+
+
+@pytest.mark.usefixtures("hardly_trained")
 def test_a_language_model_has_every_measure_and_a_second_run_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path))
-    for name, value in {"AUTHORS": 40, "EPOCHS": 1, "GPT": partial(authors.GPT, 16, layers=1)}.items():
-        monkeypatch.setattr(authors, name, value)
-    authors.corpus.cache_clear()
     prepared = language.authors_case(1)
-    authors.corpus.cache_clear()
     monkeypatch.setattr(language, "relearner_of", lambda one: relearner)
     relearner = Relearner(kind="sgd", learning_rate=0.01, target=0.0, limit=2, batch_size=8)
     scale = language.LanguageScale(prepared)

@@ -13,7 +13,8 @@ from benchmarks import language
 from benchmarks.cases import Case, Trained
 from examples import authors
 from tests.benchmarks.test_cases import Bigrams
-from unlearning.data.samples import SampleSet
+from tests.fixtures.authors import changed_authors
+from unlearning.data.samples import SampleSet, joined
 
 
 def bigrams(seed: int) -> nn.Module:
@@ -25,13 +26,11 @@ def bigrams(seed: int) -> nn.Module:
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     """A case whose models are tables, of which what they say of a text can be added up."""
-    monkeypatch.setattr(authors, "AUTHORS", 20)
     monkeypatch.setattr(language, "relearner_of", lambda one: None)
-    authors.corpus.cache_clear()
-    one = language.authors_case(1)
-    one.__dict__["retrained"] = Trained(model=bigrams(1), seconds=1.0)  # in place of training it
-    yield one
-    authors.corpus.cache_clear()
+    with changed_authors(AUTHORS=20):
+        one = language.authors_case(1)
+        one.__dict__["retrained"] = Trained(model=bigrams(1), seconds=1.0)  # in place of training it
+        yield one
 
 
 def losses_by_hand(model: nn.Module, samples: SampleSet) -> list[float]:
@@ -79,14 +78,5 @@ def test_the_forget_quality_is_the_p_value_of_scipys_test_on_the_truth_ratios_of
         inputs=prepared.remain.batch.inputs,
         targets=prepared.remain.targets,
     )
-    prepared.__dict__["forget"] = language_sets(prepared.forget, said)
+    prepared.__dict__["forget"] = joined(prepared.forget, said)
     assert language.forget_quality(prepared, model) == pytest.approx(p_value)
-
-
-def language_sets(facts: SampleSet, said: SampleSet) -> SampleSet:
-    """Facts and passages of a play in one set."""
-    return SampleSet(
-        ids=(*facts.ids, *said.ids),
-        inputs=torch.cat([facts.batch.inputs, said.batch.inputs]),
-        targets=torch.cat([facts.targets, said.targets]),
-    )

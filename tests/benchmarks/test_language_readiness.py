@@ -13,6 +13,7 @@ from benchmarks import language_readiness as readiness
 from benchmarks.cases import Case, Trained, case
 from examples import authors
 from tests.benchmarks.test_language import bigrams, losses_by_hand
+from tests.fixtures.authors import changed_authors
 from unlearning.audit.relearning import mean_loss
 from unlearning.data.samples import SampleSet
 from unlearning.gradients import flat_gradient, trainable
@@ -20,22 +21,20 @@ from unlearning.training.readiness import revocable_split
 
 
 @pytest.fixture
-def forty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(authors, "AUTHORS", 40)
-    authors.corpus.cache_clear()
-    yield
-    authors.corpus.cache_clear()
+def forty_authors() -> Iterator[None]:
+    with changed_authors(AUTHORS=40):
+        yield
 
 
 @pytest.fixture
-def one(forty: None) -> Case:
+def one(forty_authors: None) -> Case:
     """A case with tables in place of trained models."""
     made = case("authors", 1)
     made.__dict__["retrained"] = Trained(model=bigrams(1), seconds=1.0)
     return made
 
 
-@pytest.mark.usefixtures("forty")
+@pytest.mark.usefixtures("forty_authors")
 @pytest.mark.parametrize("kind", readiness.KINDS)
 def test_each_preparation_is_measured_on_a_tenth_of_what_it_prepares_for(
     kind: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,9 @@
 """What the tests of the examples share: a deployment, and a request that a worker serves."""
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,17 @@ from ledger.events.webhooks import Batch, Delivery, Try, add_webhook
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import get_job, get_report
 from ledger.registry.access import ensure_tenant, issue_key
-from ledger.requests.submission import Submission, submit
 from ledger.resources import Job
-from ledger.sample_ids import sample_digest
 from ledger.states import JobState, TryOutcome
 from ledger.tables import Base
 from report.document import Document, read
 from service.app import create_app
 from service.settings import Settings as ServiceSettings
+from tests.fixtures.submission import submit_samples
 from tests.report.test_pdf import embedded_files
 from tests.service.conftest import NOWHERE, served
-from tests.worker.conftest import LITTLE
-from unlearning.audit.findings import Findings
-from unlearning.specs.audit import AuditSpec
-from unlearning.steps import Progress
-from worker import attempt, run
+from tests.worker.conftest import shorten_audits
+from worker import run
 from worker.beat.hand_overs import deliver_hand_overs, find_weights
 from worker.beat.webhooks import deliver_webhooks
 from worker.child import StopSignal
@@ -74,19 +69,8 @@ class Site:
     def erase(self, dataset: str, ids: Sequence[str]) -> tuple[Job, Document]:
         """Request samples to be erased, and be the worker until the job has ended; see `work`."""
         with self.sessions.begin() as session:
-            request = submit(
-                session,
-                Submission(
-                    tenant_id=self.tenant_id,
-                    caller="test",
-                    datasets=[dataset],
-                    digests=[sample_digest(KEY, dataset, sample) for sample in ids],
-                ),
-                window=timedelta(0),
-            )
-        joined = request.targets[0].job
-        assert joined is not None
-        return self.work(joined.id)
+            job_id = submit_samples(session, dataset, ids, key=KEY)
+        return self.work(job_id)
 
     def work(self, job_id: UUID) -> tuple[Job, Document]:
         """Be the worker until a job has ended. Give the completed job and its report."""
@@ -120,22 +104,18 @@ def site(tmp_path: Path, database_url: str, sessions: sessionmaker[Session]) -> 
 
 @pytest.fixture
 def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test of the way to a report: audits do what they always do, but little of it.
+    """For a test of the way to a report: audits are short (`shorten_audits`).
 
     Jobs have one seed, which is otherwise their ID's: with it the methods of these tests are not failed by such audits.
     """
-    original, claim_job = attempt.audit, run.claim_job
+    claim_job = run.claim_job
 
     def seeded(*given: Any, **more: Any) -> Claim | None:
         claim = claim_job(*given, **more)
         return None if claim is None else replace(claim, seed=1)
 
     monkeypatch.setattr(run, "claim_job", seeded)
-
-    def short(*, spec: AuditSpec, **given: Any) -> Generator[Progress, None, Findings]:
-        return original(spec=replace(spec, **LITTLE, extraction_samples=5, generated_samples=40), **given)
-
-    monkeypatch.setattr(attempt, "audit", short)
+    shorten_audits(monkeypatch, extraction_samples=5, generated_samples=40)
 
 
 def decided_or_explained(document: Document) -> bool:
@@ -144,7 +124,7 @@ def decided_or_explained(document: Document) -> bool:
     return found.verdict.value == "verified" or found.exactness is not None or found.verdict.reason is not None
 
 
-def shows(page: str, question: str, title: str, labels: Sequence[str]) -> None:
+def assert_figure_shown(page: str, question: str, title: str, labels: Sequence[str]) -> None:
     """Assert that a report's page has a figure under its question: a picture with its title, and what it draws by name."""
     figures = [part.partition("</figure>")[0] for part in page.split("<figure")[1:]]
     (figure,) = [one for one in figures if f"<h3>{question}</h3>" in one]

@@ -13,7 +13,8 @@ import torch
 from examples import authors
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
-from tests.examples.conftest import Outlets, Site, decided_or_explained, shows
+from tests.examples.conftest import Outlets, Site, assert_figure_shown, decided_or_explained
+from tests.fixtures.authors import changed_authors
 from tests.fixtures.registration import RETRAINED
 from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
@@ -29,13 +30,9 @@ PLAY = "\n\n".join(
 
 
 @pytest.fixture(autouse=True)
-def few_authors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    smaller = partial(authors.GPT, 32, layers=1)
-    for name, value in {"AUTHORS": 16, "EPOCHS": 24, "BATCH": 8, "GPT": smaller}.items():
-        monkeypatch.setattr(authors, name, value)
-    authors.corpus.cache_clear()
-    yield
-    authors.corpus.cache_clear()
+def few_authors() -> Iterator[None]:
+    with changed_authors(AUTHORS=16, EPOCHS=24, BATCH=8, GPT=partial(authors.GPT, 32, layers=1)):
+        yield
 
 
 @pytest.fixture
@@ -198,7 +195,7 @@ def test_an_approximate_method_erases_an_author_over_http_and_no_completion_leav
     assert decided_or_explained(document)
     assert found.audit.measures.unlearned.ua.value > found.audit.measures.original.ua.value
     assert {"greedy_extraction", "knowledge"} <= {one.name for one in found.audit.extraction}
-    shows(
+    assert_figure_shown(
         left["page"],
         "How much of them can be drawn out of it?",
         "Extraction",

@@ -1,7 +1,7 @@
 """The image generator on digits: its data, and a request for one image that occurs often, over HTTP."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
 from report.document import Document
-from tests.examples.conftest import Site, decided_or_explained, shows
+from tests.examples.conftest import Site, assert_figure_shown, decided_or_explained
 from tests.fixtures.registration import RETRAINED
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import denoising_diffusion
@@ -48,6 +48,20 @@ def weights(few_images: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.trainer is not None
     made.trainer(model, made.train, TrainingRun(seed=0))
     return save_weights(model, tmp_path_factory.mktemp("weights"))[0]
+
+
+@pytest.fixture
+def register(weights: Path, site: Site) -> Callable[[], object]:
+    """Registers the trained model."""
+    return partial(
+        register_workload,
+        site.where,
+        name="diffusion",
+        reference="examples.diffusion:workload",
+        weights=weights,
+        **RETRAINED,
+        dry_run=False,
+    )
 
 
 def test_a_person_is_in_one_set_and_copied_in_the_training_set_alone() -> None:
@@ -132,23 +146,15 @@ def test_a_tenth_of_mnists_training_learns_what_digits_look_like_and_which_is_wh
 
 @pytest.mark.slow
 def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_what_was_generated(
-    weights: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+    register: Callable[[], object], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = diffusion.workload()
-    register = partial(
-        register_workload,
-        site.where,
-        name="diffusion",
-        reference="examples.diffusion:workload",
-        **RETRAINED,
-        dry_run=False,
-    )
     wrong = denoising_diffusion(10, diffusion.SHAPE, betas=diffusion.BETAS.flip(0))
     with monkeypatch.context() as patched:
         patched.setattr(diffusion, "OBJECTIVE", wrong)
         with pytest.raises(CannotRegister, match="explained noise"):
-            register(weights=weights)
-    register(weights=weights)
+            register()
+    register()
     person = next(name for name in made.train.subjects or () if name.startswith("person"))
     monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
 
@@ -186,16 +192,11 @@ def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_wh
 
 
 @pytest.mark.usefixtures("short_audits")
-def test_an_approximate_method_erases_an_image_that_occurs_often_over_http(weights: Path, site: Site) -> None:
+def test_an_approximate_method_erases_an_image_that_occurs_often_over_http(
+    register: Callable[[], object], site: Site
+) -> None:
     """By references, which say what models predict that never saw the image."""
-    register_workload(
-        site.where,
-        name="diffusion",
-        reference="examples.diffusion:workload",
-        weights=weights,
-        **RETRAINED,
-        dry_run=False,
-    )
+    register()
     prepare_model(site.where, name="diffusion", plan=ReferencePlan(rounds=1, audit_rounds=1, epochs=0.2))
     person = next(name for name in diffusion.workload().train.subjects or () if name.startswith("person"))
     document, page = erased(site, {"subjects": [person], "method": {"kind": "matching"}})
@@ -210,8 +211,10 @@ def test_an_approximate_method_erases_an_image_that_occurs_often_over_http(weigh
     assert found.verdict.value in ("verified", "inconclusive")
     assert measures["regeneration"].original.value > measures["regeneration"].unlearned.value == 0.0
     assert "forgotten_class" not in measures
-    shows(page, "What does it still generate?", "Generated samples", ["Forgotten samples", "before", "after"])
-    shows(
+    assert_figure_shown(
+        page, "What does it still generate?", "Generated samples", ["Forgotten samples", "before", "after"]
+    )
+    assert_figure_shown(
         page, "Does it answer each of them like a model that never saw it?", "Distance from unseen", ["before", "after"]
     )
     assert "How much of them can be drawn out of it?" not in page
@@ -219,16 +222,9 @@ def test_an_approximate_method_erases_an_image_that_occurs_often_over_http(weigh
 
 
 @pytest.mark.usefixtures("short_audits")
-def test_an_approximate_method_erases_a_class_over_http(weights: Path, site: Site) -> None:
+def test_an_approximate_method_erases_a_class_over_http(register: Callable[[], object], site: Site) -> None:
     """Its few images decide nothing about the verdict; what is generated of it says whether it is gone."""
-    register_workload(
-        site.where,
-        name="diffusion",
-        reference="examples.diffusion:workload",
-        weights=weights,
-        **RETRAINED,
-        dry_run=False,
-    )
+    register()
     train = diffusion.workload().train
     by_class: dict[int, list[str]] = {}
     for name, number in zip(train.ids, train.targets.tolist(), strict=True):
@@ -245,7 +241,7 @@ def test_an_approximate_method_erases_a_class_over_http(weights: Path, site: Sit
     assert decided_or_explained(document)
     assert measures["forgotten_class"].original.value > 0.5 > measures["forgotten_class"].unlearned.value
     assert measures["other_classes"].unlearned.value > 0.5
-    shows(
+    assert_figure_shown(
         page,
         "What does it still generate?",
         "Generated samples",

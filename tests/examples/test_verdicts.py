@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from examples import authors, diffusion
+from tests.fixtures.authors import changed_authors
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.data.samples import SampleSet
@@ -28,7 +29,7 @@ FEW = AuditSpec(
 
 
 @dataclass(frozen=True)
-class World:
+class AuditCase:
     """A workload, what is forgotten of it, and the models before and without it."""
 
     made: Workload
@@ -52,7 +53,7 @@ class World:
         )
 
 
-def world(made: Workload, build: Callable[[], nn.Module], *, forgets: Callable[[list[str]], set[str]]) -> World:
+def make_case(made: Workload, build: Callable[[], nn.Module], *, forgets: Callable[[list[str]], set[str]]) -> AuditCase:
     """Train an original and a retrained model. forgets: chooses the forgotten people among all in the training set."""
     assert made.trainer is not None
     subjects = made.train.subjects or ()
@@ -60,10 +61,11 @@ def world(made: Workload, build: Callable[[], nn.Module], *, forgets: Callable[[
     chosen = torch.tensor([name in gone for name in subjects])
     forget, remain = (made.train.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
     models = (trained(build, made.trainer, samples, seed=seed) for seed, samples in enumerate((made.train, remain)))
-    return World(made, forget, remain, *models)
+    return AuditCase(made, forget, remain, *models)
 
 
 def trained(build: Callable[[], nn.Module], trainer: Trainer, samples: SampleSet, *, seed: int) -> nn.Module:
+    """Train a model from a seed, and give it as audits take it."""
     model = fresh(build, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -73,34 +75,28 @@ def trained(build: Callable[[], nn.Module], trainer: Trainer, samples: SampleSet
 
 
 @pytest.fixture(scope="session")
-def texts() -> World:
+def texts() -> AuditCase:
     """Facts about 30 authors, of whom 8 are forgotten."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in {"AUTHORS": 60, "EPOCHS": 30, "BATCH": 8}.items():
-            patched.setattr(authors, name, value)
-        authors.corpus.cache_clear()
-        made = authors.workload()
-        found = world(made, partial(authors.GPT, 32, layers=1), forgets=lambda people: set(people[:8]))
-    authors.corpus.cache_clear()
-    return found
+    with changed_authors(AUTHORS=60, EPOCHS=30, BATCH=8):
+        return make_case(authors.workload(), partial(authors.GPT, 32, layers=1), forgets=lambda people: set(people[:8]))
 
 
 @pytest.fixture(scope="session")
-def images() -> World:
+def images() -> AuditCase:
     """A hundred digits and two people's, of which every second is forgotten."""
     with pytest.MonkeyPatch.context() as patched:
         few = {"PEOPLE": (2, 2, 2), "COPIES": 1, "DIGITS": (100, 200, 100), "EPOCHS": 200}
         for name, value in few.items():
             patched.setattr(diffusion, name, value)
         made = diffusion.workload()
-    return world(made, partial(diffusion.Denoiser, 96), forgets=lambda people: set(people[::2]))
+    return make_case(made, partial(diffusion.Denoiser, 96), forgets=lambda people: set(people[::2]))
 
 
 @pytest.mark.parametrize("kind", ["texts", "images"])
 def test_a_model_retrained_without_the_samples_is_verified_and_an_untouched_one_fails(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    given: World = request.getfixturevalue(kind)
+    given: AuditCase = request.getfixturevalue(kind)
     never_saw, untouched = given.audit(given.retrained).verdict, given.audit(copy.deepcopy(given.original)).verdict
     passed = {finding.code: finding.passed for finding in untouched.findings}
 
@@ -116,7 +112,7 @@ def test_an_image_that_occurs_often_is_relearned_as_one_so_that_a_model_that_nev
     """Forty copies of an image are learned in a few steps by whoever never saw it; as many different images take longer."""
     for name, value in {"PEOPLE": (2, 2, 2), "COPIES": 40, "DIGITS": (60, 200, 60), "EPOCHS": 60}.items():
         monkeypatch.setattr(diffusion, name, value)
-    given = world(diffusion.workload(), partial(diffusion.Denoiser, 96), forgets=lambda people: {people[-1]})
+    given = make_case(diffusion.workload(), partial(diffusion.Denoiser, 96), forgets=lambda people: {people[-1]})
     assert len(given.forget) == 40
     by_ranks = replace(FEW, relearn_samples=28)  # as an audit with references relearns
     never_saw = {one.code: one for one in given.audit(given.retrained, spec=by_ranks).verdict.findings}

@@ -19,7 +19,7 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.requests.requests import get_request
 from ledger.requests.submission import Submission, submit
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import commit_to_subject, sample_digest, subject_digest
 from ledger.states import Phase
 from report.document import read
 from tests.fixtures.waiting import await_that
@@ -37,6 +37,11 @@ def digests(*numbers: int) -> list[bytes]:
     return [sample_digest(KEY, "digits", f"person-{number}") for number in numbers]
 
 
+def committed(*names: str, key: bytes = KEY) -> dict[bytes, bytes]:
+    """What a request is given for these people: the digest of each, with the sealed commitment."""
+    return {subject_digest(key, name): commit_to_subject(key, name) for name in names}
+
+
 @dataclass(frozen=True)
 class World:
     """A tenant with the dataset `digits` (samples 0–99) and the models `small` (0–79) and `large` (0–99), and who acts in it."""
@@ -45,8 +50,15 @@ class World:
     tenant_id: UUID
 
     def submission(self, *numbers, **changes):
-        given = {"caller": "portal", "datasets": ["digits"], "digests": digests(*numbers), "models": ["small"]}
-        return Submission(tenant_id=self.tenant_id, **given | changes)
+        """A request for the samples with these numbers to be forgotten by `small`, or what differs from it."""
+        given = {
+            "tenant_id": self.tenant_id,
+            "caller": "portal",
+            "datasets": ["digits"],
+            "digests": digests(*numbers),
+            "models": ["small"],
+        }
+        return Submission(**given | changes)
 
     def submit(self, *numbers, window=timedelta(0), idempotency=None, **changes):
         with self.sessions.begin() as session:
@@ -70,6 +82,14 @@ class World:
     def finish(self, claim, **more):
         self.verify(claim)
         return self.publish(claim, **more)
+
+    def escalate(self, claim, **more):
+        """Leave a method whose result is not verified for the next one; gives the claim for it."""
+        with self.sessions.begin() as session:
+            job = lock_claimed_job(session, claim)
+            return results.escalate(
+                session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more
+            )
 
     def fail(self, claim, reason, *, retry=False, max_tries=3, **waits):
         rule = RetryRule(max_tries=max_tries, **waits) if retry else None

@@ -6,10 +6,8 @@ from sqlalchemy import text, update
 
 from ledger import metrics
 from ledger.db import now
-from ledger.jobs import results
 from ledger.jobs.approvals import set_approvals
 from ledger.jobs.cancellation import retry_job
-from ledger.jobs.claims import lock_claimed_job
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
 from ledger.tables import Job, UnlearnRequest, WebhookDelivery, WebhookEndpoint
@@ -152,9 +150,7 @@ def test_the_training_time_is_measured_if_it_was_registered(world):
 def test_audits_are_counted_also_where_their_result_was_not_published(world):
     claim = world.submit_and_claim(1)
     world.verify(claim)
-    with world.sessions.begin() as session:
-        job = lock_claimed_job(session, claim)
-        following = results.escalate(session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.")
+    following = world.escalate(claim)
     world.verify(following)
     world.fail(following, Reason.AUDIT_FAILED)
     world.finish(world.submit_and_claim(2))

@@ -20,7 +20,7 @@ from ledger.tables.samples import SEALED_BESIDE
 from ledger.transparency.commitments import commit_samples, commit_subjects, prove_inclusion, prove_subject
 from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
 from tests.fixtures.postgresql import stored_rows
-from tests.ledger.conftest import KEY, digests, nothing_written
+from tests.ledger.conftest import KEY, committed, digests, nothing_written
 from tests.ledger.requests.test_submission import assign, listed_names, people
 from tests.verifier.conftest import make_signer
 from verifier.commitment import check_inclusion, check_subject_inclusion
@@ -73,7 +73,7 @@ def used(world):
 
 def ask(world, *names, key, numbers=(), **more):
     return world.submit(
-        subjects={subject_digest(key, name): commit_to_subject(key, name) for name in names},
+        subjects=committed(*names, key=key),
         digests=[sample_digest(key, "digits", f"person-{number}") for number in numbers],
         **more,
     )

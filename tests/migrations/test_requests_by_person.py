@@ -1,15 +1,12 @@
 """Migration 0026: requests and uploads of the version before go on, and requests by person survive the way back."""
 
-from datetime import timedelta
-
 from alembic import command
 
 from ledger.requests import uploads
-from ledger.requests.submission import Submission, submit
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import World, digests
-from tests.ledger.requests.test_submission import assign, committed, people
+from tests.ledger.conftest import World, committed, digests
+from tests.ledger.requests.test_submission import assign, people
 
 BEFORE = "0025"
 
@@ -18,14 +15,7 @@ def test_requests_and_uploads_of_the_version_before_go_on(world: World, newest_d
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6))
     plain = world.submit(1)
-    with world.sessions.begin() as session:
-        by_person = submit(
-            session,
-            Submission(
-                tenant_id=world.tenant_id, caller="portal", datasets=None, subjects=committed("ann"), models=["small"]
-            ),
-            window=timedelta(0),
-        )
+    by_person = world.submit(datasets=None, subjects=committed("ann"))
     sent = {}
     for dataset, given in ((None, people("ann")), ("digits", digests(7))):
         with world.sessions.begin() as session:
@@ -40,18 +30,7 @@ def test_requests_and_uploads_of_the_version_before_go_on(world: World, newest_d
     assert (found.datasets, found.every_dataset, found.subjects) == (("digits",), False, None)
     assert world.request(by_person.id).samples.accepted == 2
     assert world.count("uploaded_manifests") == world.count("uploaded_samples") == 1
-    with world.sessions.begin() as session:
-        later = submit(
-            session,
-            Submission(
-                tenant_id=world.tenant_id,
-                caller="portal",
-                datasets=["digits"],
-                upload_id=sent["digits"].id,
-                models=["small"],
-            ),
-            window=timedelta(0),
-        )
+    later = world.submit(upload_id=sent["digits"].id)
     job_id = later.targets[0].job.id
     world.finish(world.claim(job_id))
     assert world.job(job_id).state == JobState.COMPLETED

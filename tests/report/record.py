@@ -5,7 +5,6 @@ python -m tests.report.record [-k NAME]    (a few minutes; writes tests/report/r
 
 import sys
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -18,11 +17,9 @@ from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.claims import claim
-from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import Submission, submit
-from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from report.document import Document
+from tests.fixtures.submission import submit_samples
 from tests.report.recorded import FOLDER
 from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE
@@ -75,19 +72,7 @@ def test_record(
         )
         register_new_version(deployment, name="digits", weights=retrained.path, without=forgotten)
     with sessions.begin() as session:
-        request = submit(
-            session,
-            Submission(
-                tenant_id=ensure_tenant(session, "default"),
-                caller="recorder",
-                datasets=["tiny-digits"],
-                digests=[sample_digest(KEY, "tiny-digits", sample) for sample in forgotten],
-                method={"kind": case.method},
-            ),
-            window=timedelta(0),
-        )
-    job = request.targets[0].job
-    assert job is not None
+        job_id = submit_samples(session, "tiny-digits", forgotten, key=KEY, method={"kind": case.method})
     settings = Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr("redis://127.0.0.1:1/0"),
@@ -95,7 +80,7 @@ def test_record(
         storage=storage,
         workloads="tests",
     )
-    document = run(job.id, sessions=sessions, settings=settings)
+    document = run(job_id, sessions=sessions, settings=settings)
     print(name, document.report.verdict.value, document.report.verdict.sentence)
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_bytes(document.content)

@@ -30,6 +30,7 @@ def make_signer() -> Signer:
 
 
 def sign_envelope(signer: Signer, payload_type: str, payload: bytes) -> dict[str, Any]:
+    """A payload as the service signs it: in a DSSE envelope."""
     return envelope(payload_type, payload, key_id=signer.key_id, sign=signer.private.sign)
 
 

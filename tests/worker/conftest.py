@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,10 +19,9 @@ from expunge.operator.training import Trained, train_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
-from ledger.requests.submission import Submission, submit
 from ledger.resources import Job, Version
-from ledger.sample_ids import sample_digest
 from tests.fixtures.postgresql import Filled
+from tests.fixtures.submission import submit_samples
 from tests.worker import digits
 from unlearning.audit import reference_test
 from unlearning.audit.findings import Findings
@@ -49,6 +47,16 @@ LITTLE: dict[str, Any] = {
 """Of an audit's spec, where it does not matter what the audit finds."""
 
 
+def shorten_audits(monkeypatch: pytest.MonkeyPatch, **more: int) -> None:
+    """Let a worker's audits do what they always do, but little of it. more: of their spec, beside `LITTLE`."""
+    original = attempt.audit
+
+    def short(*, spec: AuditSpec, **given: Any) -> Generator[Progress, None, Findings]:
+        return original(spec=replace(spec, **LITTLE, **more), **given)
+
+    monkeypatch.setattr(attempt, "audit", short)
+
+
 @pytest.fixture
 def whole_audits() -> None:
     """For a test of what an audit finds, or of how it is reported: its audits are as a worker's."""
@@ -56,15 +64,10 @@ def whole_audits() -> None:
 
 @pytest.fixture(autouse=True)
 def _short_audits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audits do what they always do, but little of it: most tests here only need a job that comes to its end."""
+    """Most tests here only need a job that comes to its end."""
     if "whole_audits" in request.fixturenames:
         return
-    original = attempt.audit
-
-    def short(*, spec: AuditSpec, **given: Any) -> Generator[Progress, None, Findings]:
-        return original(spec=replace(spec, **LITTLE), **given)
-
-    monkeypatch.setattr(attempt, "audit", short)
+    shorten_audits(monkeypatch)
     monkeypatch.setattr(reference_test, "_SETS", 1)  # over which power is averaged
 
 
@@ -94,20 +97,7 @@ class Bench:
     def submit(self, sample_ids: Sequence[str], method: dict[str, object] | None = None) -> UUID:
         """Ask for samples to be unlearned; gives the job."""
         with self.sessions.begin() as session:
-            view = submit(
-                session,
-                Submission(
-                    tenant_id=self.tenant_id,
-                    caller="test",
-                    datasets=["tiny-digits"],
-                    digests=[sample_digest(KEY, "tiny-digits", sample) for sample in sample_ids],
-                    method=method,
-                ),
-                window=timedelta(0),
-            )
-        job_id = view.targets[0].job.id
-        assert job_id is not None
-        return job_id
+            return submit_samples(session, "tiny-digits", sample_ids, key=KEY, method=method)
 
     def run(self, job_id: UUID) -> bool:
         """Do what the worker's task does."""

@@ -4,7 +4,6 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -21,10 +20,9 @@ from expunge.operator.training import train_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
-from ledger.requests.submission import Submission, submit
-from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from tests.fixtures.registration import RETRAINED
+from tests.fixtures.submission import submit_samples
 from tests.ops.files import ROOT
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
@@ -144,16 +142,4 @@ def work(job_id: UUID, where: Deployment, sessions: sessionmaker[Session]) -> No
 def ask(sessions: sessionmaker[Session], sample_ids: list[str], *, dataset: str = "forms") -> UUID:
     """Ask for samples to be erased; gives the job."""
     with sessions.begin() as session:
-        view = submit(
-            session,
-            Submission(
-                tenant_id=ensure_tenant(session, "default"),
-                caller="test",
-                datasets=[dataset],
-                digests=[sample_digest(KEY, dataset, sample) for sample in sample_ids],
-            ),
-            window=timedelta(0),
-        )
-    job_id = view.targets[0].job.id
-    assert job_id is not None
-    return job_id
+        return submit_samples(session, dataset, sample_ids, key=KEY)

@@ -56,6 +56,7 @@ def samples(count: int) -> SampleSet:
 
 
 def split(forget: frozenset[bytes], left_out: frozenset[bytes], key: bytes = KEY) -> Split:
+    """Split ten people's samples, given by `digests`, for a job. left_out: those that an earlier one has erased."""
     of_job = JobSamples(forget=forget, erased=left_out, unknown=frozenset())
     return split_train(samples(10), of_job, digest=partial(sample_digest, key, "people"))
 

@@ -31,7 +31,10 @@ LONG = timedelta(minutes=10)
 """Of the claim, so that nothing expires before the first renewal."""
 
 
-def begun(bench: Bench, job_id: UUID) -> Run:
+@pytest.fixture
+def run(bench: Bench, training_ids: tuple[str, ...]) -> Run:
+    """A claimed job's run, whose renewals are for `LEASE`."""
+    job_id = bench.submit(training_ids[:10])
     with bench.sessions.begin() as session:
         found = claim(session, job_id, worker="test", lease=LONG)
     assert found is not None
@@ -39,23 +42,19 @@ def begun(bench: Bench, job_id: UUID) -> Run:
     return Run(found, bench.sessions, settings, bench.stop_signal)
 
 
-def lease_left(bench: Bench, job_id: UUID) -> float:
-    with bench.sessions.begin() as session:
+def lease_left(run: Run) -> float:
+    with run.sessions.begin() as session:
         left = text("SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM jobs WHERE id = :id")
-        return float(session.execute(left, {"id": job_id}).scalar_one())
+        return float(session.execute(left, {"id": run.claim.job_id}).scalar_one())
 
 
-def test_a_lease_is_renewed_before_it_expires(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    job_id = bench.submit(training_ids[:10])
-    run = begun(bench, job_id)
+def test_a_lease_is_renewed_before_it_expires(run: Run) -> None:
     with hold_lease(run):
         run.check()
-        await_that(lambda: lease_left(bench, job_id) < LONG.total_seconds() / 2, "a renewal, which is for less")
+        await_that(lambda: lease_left(run) < LONG.total_seconds() / 2, "a renewal, which is for less")
 
 
-def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
-    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [TimeoutError("no connection is free"), InterfaceError("", None, Exception())]
 
     def failing(session: Session, job: ClaimedJob, *, lease: timedelta) -> Renewal:
@@ -63,37 +62,30 @@ def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
             raise errors.pop()
         return renew_lease(session, job, lease=lease)
 
-    job_id = bench.submit(training_ids[:10])
-    run = begun(bench, job_id)
     monkeypatch.setattr(lease, "renew_lease", failing)
     with hold_lease(run):
-        await_that(lambda: lease_left(bench, job_id) < LONG.total_seconds() / 2, "a renewal, which is for less")
+        await_that(lambda: lease_left(run) < LONG.total_seconds() / 2, "a renewal, which is for less")
 
 
-def test_a_lost_lease_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    job_id = bench.submit(training_ids[:10])
-    run = begun(bench, job_id)
+def test_a_lost_lease_stops_the_run(bench: Bench, run: Run) -> None:
     with hold_lease(run):
         with bench.sessions.begin() as session:
-            session.execute(text("UPDATE jobs SET attempt = attempt + 1 WHERE id = :id"), {"id": job_id})
+            session.execute(text("UPDATE jobs SET attempt = attempt + 1 WHERE id = :id"), {"id": run.claim.job_id})
         await_that(run.lost.is_set, "the loss")
         with pytest.raises(StaleClaim):
             run.check()
 
 
-def test_a_cancelled_job_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    job_id = bench.submit(training_ids[:10])
-    run = begun(bench, job_id)
+def test_a_cancelled_job_stops_the_run(bench: Bench, run: Run) -> None:
     with hold_lease(run):
         with bench.sessions.begin() as session:
-            cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
+            cancel_job(session, tenant_id=bench.tenant_id, job_id=run.claim.job_id)
         await_that(run.cancelled.is_set, "the cancellation")
         with pytest.raises(JobCancelled):
             run.check()
 
 
-def test_a_worker_that_shuts_down_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    run = begun(bench, bench.submit(training_ids[:10]))
+def test_a_worker_that_shuts_down_stops_the_run(bench: Bench, run: Run) -> None:
     run.check()
     bench.stop_signal.set()
     with pytest.raises(ShuttingDown):
@@ -130,11 +122,6 @@ def test_a_job_whose_databases_machine_vanishes_is_left_and_swept_once_it_is_bac
         engine.dispose()
     assert swept == [job_id]
     assert bench.job(job_id).state is JobState.QUEUED
-
-
-@pytest.fixture
-def run(bench: Bench, training_ids: tuple[str, ...]) -> Run:
-    return begun(bench, bench.submit(training_ids[:10]))
 
 
 def step(number: int, **metrics: float) -> Progress:

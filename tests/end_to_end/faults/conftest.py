@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,12 +21,10 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.process import Child, await_ready, start, stop
 from expunge.stack.stack import Stack
-from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import Submission, submit
 from ledger.resources import Job
-from ledger.sample_ids import sample_digest
 from tests.end_to_end.conftest import GATED, Gates
 from tests.fixtures.registration import RETRAINED
+from tests.fixtures.submission import submit_samples
 from tests.fixtures.waiting import PATIENCE, await_that
 
 SAMPLES = [f"image-{i}" for i in range(400)]
@@ -70,18 +67,9 @@ class Scene:
         """The rows alone, without the wake-up that the API would have sent: only the sweep can find them."""
         self.register(name)
         with self.sessions.begin() as session:
-            request = submit(
-                session,
-                Submission(
-                    tenant_id=ensure_tenant(session, "default"),
-                    caller="test",
-                    datasets=[name],
-                    digests=[sample_digest(self.where.sample_key, name, sample) for sample in SAMPLES],
-                ),
-                window=timedelta(0),
-            )
+            job_id = submit_samples(session, name, SAMPLES, key=self.where.sample_key)
             session.execute(text("DELETE FROM outbox"))
-        return request.targets[0].job.id
+        return job_id
 
     def watch(self, job_id: UUID) -> Job:
         """Follow the job to its end. Fails with what is known of it before pytest's own limit ends the run without a word."""

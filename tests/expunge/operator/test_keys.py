@@ -213,7 +213,7 @@ def world(filled: Filled, sessions: sessionmaker[Session]) -> World:
 
 
 @pytest.fixture
-def signable(world: World, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+def signing_deployment(world: World, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """A storage with the weights of both versions, and a key."""
     for name in ("first.safetensors", "cdcd.safetensors"):
         (tmp_path / name).write_bytes(b"weights")
@@ -221,54 +221,59 @@ def signable(world: World, database_url: str, tmp_path: Path, monkeypatch: pytes
     return Deployment(database_url=database_url, storage=tmp_path, sample_key=WORLD_KEY, workloads="tests")
 
 
-def sign(signable: Deployment, model: str = "small") -> list[tuple[int, str]]:
-    return [(one.number, one.outcome) for one in sign_versions(signable, model=model, tenant="hospital")]
+def sign(signing_deployment: Deployment, model: str = "small") -> list[tuple[int, str]]:
+    """Sign a model's versions; gives the number and the outcome of each."""
+    return [(one.number, one.outcome) for one in sign_versions(signing_deployment, model=model, tenant="hospital")]
 
 
-def test_each_version_is_signed_once_with_each_key(signable: Deployment, world: World, tmp_path: Path) -> None:
-    assert sign(signable) == [(1, "signed"), (2, "signed")]
-    assert sign(signable) == [(1, HAD_ONE), (2, HAD_ONE)]
+def test_each_version_is_signed_once_with_each_key(
+    signing_deployment: Deployment, world: World, tmp_path: Path
+) -> None:
+    assert sign(signing_deployment) == [(1, "signed"), (2, "signed")]
+    assert sign(signing_deployment) == [(1, HAD_ONE), (2, HAD_ONE)]
     write_key(tmp_path)  # another one
-    assert sign(signable) == [(1, "signed"), (2, "signed")]
+    assert sign(signing_deployment) == [(1, "signed"), (2, "signed")]
     with world.sessions() as session:
         found = session.scalars(text("SELECT signature FROM model_versions WHERE signature IS NOT NULL")).all()
     signer = read_model_key(tmp_path / "model-key.pem")
     assert [signer.has_signed(bundle) for bundle in found] == [True, True]
 
 
-def test_a_version_that_knows_erased_people_gets_no_signature(signable: Deployment, world: World) -> None:
+def test_a_version_that_knows_erased_people_gets_no_signature(signing_deployment: Deployment, world: World) -> None:
     with world.sessions.begin() as session:
         session.execute(text("UPDATE model_versions SET knows_erased = true WHERE number = 1"))
-    assert sign(signable) == [(1, KNOWS_ERASED), (2, "signed")]
+    assert sign(signing_deployment) == [(1, KNOWS_ERASED), (2, "signed")]
     assert world.count("model_versions", "signature IS NOT NULL") == 1
 
 
-def test_weights_that_are_not_as_recorded_are_not_signed(signable: Deployment, world: World, tmp_path: Path) -> None:
+def test_weights_that_are_not_as_recorded_are_not_signed(
+    signing_deployment: Deployment, world: World, tmp_path: Path
+) -> None:
     (tmp_path / "cdcd.safetensors").write_bytes(b"other")
     with pytest.raises(SigningRefused, match="Version 2 was not signed"):
-        sign(signable)
+        sign(signing_deployment)
     assert world.count("model_versions", "signature IS NOT NULL") == 1
     (tmp_path / "cdcd.safetensors").unlink()
     with pytest.raises(SigningRefused, match="cannot be read"):
-        sign(signable)
+        sign(signing_deployment)
 
 
 def test_without_a_key_or_a_model_the_command_says_what_is_missing(
-    signable: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signing_deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SigningRefused, match="no model named"):
-        sign(signable, "unknown")
+        sign(signing_deployment, "unknown")
     (tmp_path / "model-key.pem").chmod(0o644)
     with pytest.raises(SigningRefused, match="chmod 600"):
-        sign(signable)
+        sign(signing_deployment)
     monkeypatch.delenv("EXPUNGE_MODEL_SIGNING_KEY")
     with pytest.raises(SigningRefused, match="is not set"):
-        sign(signable)
+        sign(signing_deployment)
 
 
-def test_the_command_lists_what_it_has_signed(signable: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", signable.database_url)
-    monkeypatch.setenv("EXPUNGE_STORAGE", str(signable.storage))
+def test_the_command_lists_what_it_has_signed(signing_deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", signing_deployment.database_url)
+    monkeypatch.setenv("EXPUNGE_STORAGE", str(signing_deployment.storage))
     monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", WORLD_KEY.hex())
     run = CliRunner().invoke(app, ["sign", "small", "--tenant", "hospital"])
     assert run.exit_code == 0, run.output

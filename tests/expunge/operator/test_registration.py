@@ -217,12 +217,12 @@ def test_what_a_model_was_trained_with_is_recorded_and_another_is_refused(
         accept_untrained=True,
     )
     comes_with("cd")
-    with pytest.raises(CannotRegister, match="another vocabulary than the model was trained with"):
+    with pytest.raises(CannotRegister, match="vocabulary"):
         register()
     comes_with("ab")
     assert register().details["fingerprints"] == {"vocabulary": "ab"}
     comes_with("cd")
-    with pytest.raises(CannotRegister, match="another vocabulary"):
+    with pytest.raises(CannotRegister, match="vocabulary"):
         register_new_version(where, name="digits", weights=trained.path)
     with pytest.raises(CannotPrepare, match="vocabulary"):
         prepare_model(where, name="digits", plan=ReferencePlan())

@@ -6,7 +6,6 @@ from sqlalchemy import text
 
 from ledger.errors import IllegalMove, JobCancelled, StaleClaim, UnknownReport
 from ledger.events.timeline import list_job_events
-from ledger.jobs import results
 from ledger.jobs.approvals import approve, set_approvals
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
@@ -18,12 +17,6 @@ from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState,
 from ledger.tables import Event
 from report.document import read
 from tests.ledger.conftest import IEU, LTU, digests, nothing_written, progress, publish
-
-
-def escalate(world, claim, **more):
-    with world.sessions.begin() as session:
-        job = lock_claimed_job(session, claim)
-        return results.escalate(session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more)
 
 
 def test_publishing_writes_version_report_erased_samples_and_states_together(world):
@@ -106,7 +99,7 @@ def test_a_job_whose_samples_an_earlier_one_erased_is_completed_without_a_run(wo
 def test_escalating_goes_on_under_the_same_lease_with_the_next_method(world):
     claim = world.submit_and_claim(1)
     world.verify(claim)
-    following = escalate(world, claim)
+    following = world.escalate(claim)
     assert (following.attempt, following.method, following.policy_index, following.origin) == (2, IEU, 1, "policy")
     assert world.job(claim.job_id).state == JobState.RUNNING
     with nothing_written(world), pytest.raises(StaleClaim):
@@ -119,7 +112,7 @@ def test_escalating_goes_on_under_the_same_lease_with_the_next_method(world):
 
 
 def test_a_method_that_is_refused_escalates_before_any_audit(world):
-    following = escalate(world, world.submit_and_claim(1))
+    following = world.escalate(world.submit_and_claim(1))
     world.finish(following)
 
 
@@ -127,7 +120,7 @@ def test_each_attempt_keeps_its_own_time_of_what_the_claim_has_taken(world):
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
         progress(session, claim, timings={"load": 1.0, "unlearn": 2.5})
-    following = escalate(world, claim, timings={"load": 1.0, "unlearn": 3.0})
+    following = world.escalate(claim, timings={"load": 1.0, "unlearn": 3.0})
     with world.sessions.begin() as session:
         progress(session, following, timings={"load": 1.0, "unlearn": 3.5})
         first, second = list_attempts(session, tenant_id=world.tenant_id, job_id=claim.job_id)
@@ -136,7 +129,7 @@ def test_each_attempt_keeps_its_own_time_of_what_the_claim_has_taken(world):
 
 
 def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_all_its_tries(world):
-    following = escalate(world, world.submit_and_claim(1))
+    following = world.escalate(world.submit_and_claim(1))
     for _ in range(2):
         world.expire_lease(following.job_id)
         world.sweep(max_tries=3)
@@ -252,7 +245,7 @@ def test_a_job_says_why_its_method_follows_another_and_how_long_it_takes(world):
     with world.sessions.begin() as session:
         session.execute(text("""UPDATE models SET policy = '[{"kind": "ltu"}, {"kind": "retrain"}]'"""))
     claim = world.submit_and_claim(1)
-    following = escalate(world, claim, timings={"unlearn": 3.0, "audit_membership": 1.0})
+    following = world.escalate(claim, timings={"unlearn": 3.0, "audit_membership": 1.0})
     found = world.job(claim.job_id).fallback
     assert (found.after, found.why, found.seconds) == ("ltu", "Not verified.", 12.5)
     with world.sessions() as session:

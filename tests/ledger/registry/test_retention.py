@@ -1,13 +1,30 @@
+"""Which weights and other files of a model may be deleted. Those of a version that awaits approval come with the approval."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
 from ledger import metrics
-from ledger.errors import VersionRefused
-from ledger.registry.models import get_model
-from ledger.registry.retention import list_superseded, mark_purged, needed_files
-from ledger.registry.versions import promote
+from ledger.errors import ErasedMeanwhile, ModelBusy, VersionRefused
+from ledger.jobs.approvals import approve, refuse, set_approvals
+from ledger.jobs.claims import Rewritten, RowsLeft, claim
+from ledger.registry.models import (
+    CHECKPOINTS,
+    find_model,
+    get_model,
+    lock_model,
+    reserve_model,
+    set_checkpoints,
+)
+from ledger.registry.references import ReferenceFile, find_references, list_erased, register_references
+from ledger.registry.retention import list_outdated, list_superseded, mark_deleted, mark_purged, needed_files
+from ledger.registry.versions import promote, register_version
+from ledger.sample_key import check_sample_key, rotate_sample_key
+from ledger.states import JobState, Reason
+from tests.ledger.conftest import KEY, LEASE, digests
 
 MONTH = timedelta(days=30)
 
@@ -102,3 +119,249 @@ def test_a_purged_version_cannot_be_served_again(world):
 
     with world.sessions.begin() as session, pytest.raises(VersionRefused):
         promote(session, tenant_id=world.tenant_id, model="small", number=1, by="test")
+
+
+BEFORE = ReferenceFile(sha256="ab" * 32, path="before")
+AFTER = ReferenceFile(sha256="cd" * 32, path="after")
+OTHER = ReferenceFile(sha256="ef" * 32, path="other")
+SLICES = [{"slice": number, "path": f"slice-{number}", "sha256": "ab" * 32} for number in (0, 1)]
+LEFT = [{"slice": 0, "path": "slice-0", "sha256": "ab" * 32}, {"slice": 1, "path": "new-1", "sha256": "ab" * 32}]
+
+
+def register(world, file, **more):
+    with world.sessions.begin() as session:
+        register_references(session, tenant_id=world.tenant_id, model="small", file=file, details={}, **more)
+
+
+@pytest.fixture
+def waiting(world):
+    """A job that has made a version, with references and a slice of a training that know nothing of its sample."""
+    register(world, BEFORE)
+    with world.sessions.begin() as session:
+        check_sample_key(session, KEY)
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), SLICES)
+        set_approvals(session, tenant_id=world.tenant_id, model="small", by="key:admin", versions=True)
+    claim = world.submit_and_claim(1)
+    world.finish(claim, references=AFTER, checkpoints=LEFT)
+    return claim.job_id
+
+
+def decide(world, how, job_id):
+    with world.sessions.begin() as session:
+        how(session, tenant_id=world.tenant_id, job_id=job_id, by="key:dpo")
+
+
+def files(world):
+    """The model's references, its slices, and which of the files of this test are needed."""
+    with world.sessions.begin() as session:
+        model = find_model(session, tenant_id=world.tenant_id, name="small")
+        ours = {file.path for file in (BEFORE, AFTER, OTHER)} | {entry["path"] for entry in (*SLICES, *LEFT)}
+        return find_references(session, model.id), model.details[CHECKPOINTS], needed_files(session) & ours
+
+
+def find(world):
+    with world.sessions() as session:
+        return find_references(session, find_model(session, tenant_id=world.tenant_id, name="small").id)
+
+
+def outdated(world):
+    with world.sessions.begin() as session:
+        return [name for names in list_outdated(session).values() for name in names]
+
+
+def test_while_a_version_waits_the_model_has_its_own_files_and_those_to_come_are_kept(world, waiting):
+    assert files(world) == (BEFORE, SLICES, {"before", "after", "slice-0", "slice-1", "new-1"})
+    assert outdated(world) == []
+
+
+def test_a_refused_version_leaves_the_files_of_the_model(world, waiting):
+    decide(world, refuse, waiting)
+    assert files(world) == (BEFORE, SLICES, {"before", "slice-0", "slice-1"})
+    assert outdated(world) == []
+
+
+def test_an_approved_version_brings_its_files_and_those_that_know_the_erased_are_to_be_deleted(world, waiting):
+    decide(world, approve, waiting)
+    assert files(world) == (AFTER, LEFT, {"after", "slice-0", "new-1"})
+    assert outdated(world) == ["before", "slice-1"]
+    with world.sessions.begin() as session:
+        mark_deleted(session, list_outdated(session))
+    assert outdated(world) == []
+
+
+def test_slices_that_came_in_between_stay(world, waiting):
+    with world.sessions.begin() as session:
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), SLICES[:1])
+    decide(world, approve, waiting)
+    assert files(world)[:2] == (AFTER, SLICES[:1])
+
+
+def test_a_version_that_needs_no_approval_brings_its_files_at_once_and_says_what_is_to_be_deleted(world):
+    """In the transaction that publishes it, so that a crash right after it leaves nothing behind."""
+    register(world, BEFORE)
+    world.finish(world.submit_and_claim(1), references=AFTER)
+    with world.sessions.begin() as session:
+        model = find_model(session, tenant_id=world.tenant_id, name="small")
+        assert find_references(session, model.id) == AFTER
+    assert outdated(world) == ["before"]
+
+
+def retrain(world, *numbers, checkpoints=()):
+    """Register and promote weights that were trained anew on the samples with these numbers."""
+    with world.sessions.begin() as session:
+        made = register_version(
+            session,
+            tenant_id=world.tenant_id,
+            model="small",
+            training=digests(*numbers),
+            weights_sha256="12" * 32,
+            weights_path="anew.safetensors",
+            by="operator",
+            checkpoints=checkpoints,
+        )
+        promote(session, tenant_id=world.tenant_id, model="small", number=made.number, by="operator")
+
+
+def set_slices(world, slices):
+    with world.sessions.begin() as session:
+        set_checkpoints(lock_model(session, tenant_id=world.tenant_id, name="small"), slices)
+
+
+def test_a_new_training_without_slices_has_none_and_those_of_the_one_before_are_to_be_deleted(world):
+    set_slices(world, SLICES)
+    retrain(world, *range(80))
+    assert files(world) == (None, [], set())
+    assert outdated(world) == ["slice-0", "slice-1"]
+
+
+def test_a_job_without_a_run_takes_off_what_knows_its_samples(world):
+    """The served version was trained without them. The slices were kept by a job, of which the ledger does not know what it saw."""
+    retrain(world, *range(2, 80))
+    set_slices(world, SLICES)
+    register(world, BEFORE)
+    job_id = world.submit(1).targets[0].job.id
+    with pytest.raises(RowsLeft) as left, world.sessions.begin() as session:
+        claim(session, job_id, worker="worker", lease=LEASE)
+    assert (left.value.file, left.value.samples) == (BEFORE, frozenset(digests(1)))
+    assert world.job(job_id).state is JobState.QUEUED
+    register(world, OTHER)
+    stale = Rewritten(before=BEFORE, after=AFTER, without=left.value.samples)
+    with pytest.raises(RowsLeft), world.sessions.begin() as session:
+        claim(session, job_id, worker="worker", lease=LEASE, rewritten=stale)
+    with world.sessions.begin() as session:
+        rewritten = replace(stale, before=OTHER)
+        assert claim(session, job_id, worker="worker", lease=LEASE, rewritten=rewritten) is None
+    assert world.job(job_id).reason is Reason.SUPERSEDED
+    assert files(world) == (AFTER, [], {"after"})
+    assert outdated(world) == ["other", "slice-0", "slice-1"]
+
+
+def test_a_job_without_a_run_keeps_the_slices_of_a_training_without_its_samples(world):
+    retrain(world, *range(2, 80), checkpoints=SLICES)
+    kept = [{**entry, "version": 2} for entry in SLICES]
+    for number, left in ((1, kept), (85, kept)):
+        if number == 85:  # which only a version that was never served was trained on
+            with world.sessions.begin() as session:
+                register_version(
+                    session,
+                    tenant_id=world.tenant_id,
+                    model="small",
+                    training=digests(*range(2, 90)),
+                    weights_sha256="34" * 32,
+                    weights_path="later.safetensors",
+                    by="operator",
+                    checkpoints=SLICES,
+                )
+            left = []
+        job_id = world.submit(number).targets[0].job.id
+        assert world.claim(job_id) is None
+        assert world.job(job_id).reason is Reason.SUPERSEDED
+        assert files(world)[1] == left
+
+
+def test_what_became_outdated_while_files_were_deleted_is_listed_until_it_is_deleted_too(world):
+    register(world, BEFORE)
+    retrain(world, *range(3, 80))
+
+    def supersede(number, before, after):
+        job_id = world.submit(number).targets[0].job.id
+        without = frozenset(digests(number))
+        with world.sessions.begin() as session:
+            claim(
+                session,
+                job_id,
+                worker="worker",
+                lease=LEASE,
+                rewritten=Rewritten(before=before, after=after, without=without),
+            )
+
+    supersede(1, BEFORE, AFTER)
+    with world.sessions.begin() as session:
+        deleted = list_outdated(session)
+    supersede(2, AFTER, None)
+    with world.sessions.begin() as session:
+        mark_deleted(session, deleted)
+    assert find(world) is None
+    assert outdated(world) == ["after", "before"]
+
+
+def test_references_that_cannot_be_read_are_given_up_with_the_version(world):
+    register(world, BEFORE)
+    world.finish(world.submit_and_claim(1))
+    assert find(world) is None
+    assert outdated(world) == ["before"]
+
+
+def test_references_are_registered_only_while_no_job_holds_the_model(world):
+    """A job that runs, or whose version waits, erases samples that the new file still has rows of."""
+    claim = world.submit_and_claim(1)
+    with pytest.raises(ModelBusy):
+        register(world, BEFORE)
+    world.finish(claim)
+    with pytest.raises(ErasedMeanwhile):
+        register(world, BEFORE)
+    with world.sessions() as session:
+        erased = list_erased(session, tenant_id=world.tenant_id, model="small")
+    register(world, BEFORE, erased=erased)
+
+
+def test_no_job_of_a_reserved_model_is_claimed_and_one_that_holds_it_goes_on(world):
+    held, waiting = world.submit_and_claim(1), world.submit(2).targets[0].job.id
+    other = world.submit(3, models=["large"]).targets[0].job.id
+    with world.sessions.begin() as session:
+        reserve_model(session, find_model(session, tenant_id=world.tenant_id, name="small").id)
+        world.finish(held)
+        assert world.claim(waiting) is None
+        assert world.claim(other) is not None
+    assert world.claim(waiting) is not None
+
+
+def test_references_are_not_registered_while_a_version_waits(world, waiting):
+    with pytest.raises(ModelBusy):
+        register(world, OTHER)
+
+
+def test_a_rotation_of_the_key_rewrites_the_references_to_come(world, waiting):
+    def rewrite(file, rehash):
+        return replace(file, path=f"{file.path}, rotated", sha256=file.sha256[::-1])
+
+    with world.sessions.begin() as session:
+        rotated = rotate_sample_key(session, old=KEY, new=KEY + bytes(range(32)), rewrite=rewrite)
+    assert (rotated.files, rotated.unreadable) == (2, ())
+    decide(world, approve, waiting)
+    assert files(world)[0] == rewrite(AFTER, None)
+
+
+def test_an_approval_during_a_rotation_of_the_key_waits_for_the_references_of_the_new_key(world, waiting):
+    """It must not go on with what it read before: the model would keep references with rows of the erased samples."""
+
+    def rewrite(file, rehash):
+        return replace(file, path=f"{file.path}, rotated", sha256=file.sha256[::-1])
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.sessions.begin() as session:
+            rotate_sample_key(session, old=KEY, new=KEY + bytes(range(32)), rewrite=rewrite)
+            approving = pool.submit(decide, world, approve, waiting)
+            world.await_lock("the approval to wait for the rotation")
+        approving.result()
+    assert files(world)[0] == rewrite(AFTER, None)

@@ -12,6 +12,7 @@ from worker.cleanup import delete_expired_rows
 
 
 def key(world, body="00" * 32, caller="portal"):
+    """The same idempotency key each time. body: the SHA-256 of what it is sent with."""
     return Idempotency(tenant_id=world.tenant_id, caller=caller, key="8e03978e", body_sha256=body)
 
 

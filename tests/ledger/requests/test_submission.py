@@ -26,12 +26,12 @@ from ledger.requests.cancellation import cancel_request
 from ledger.requests.deadlines import extend_deadline
 from ledger.requests.do_not_train import of_dataset, read_digests
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
-from ledger.requests.submission import Submission, submit
+from ledger.requests.submission import submit
 from ledger.resources import SampleCounts, SubjectCounts
-from ledger.sample_ids import commit_to_subject, sample_digest, samples_sha256, subject_digest
+from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
 from tests.fixtures.postgresql import stored_rows
-from tests.ledger.conftest import IEU, KEY, LTU, WEIGHTS, digests, nothing_written, statements
+from tests.ledger.conftest import IEU, KEY, LTU, WEIGHTS, committed, digests, nothing_written, statements
 
 
 def cancel(world, request):
@@ -115,7 +115,7 @@ def test_another_tenant_sees_nothing(world):
         with pytest.raises(UnknownDataset):
             submit(
                 session,
-                Submission(tenant_id=other, caller="x", datasets=["digits"], digests=digests(1)),
+                world.submission(1, tenant_id=other, models=None),
                 window=timedelta(0),
             )
         assert list_requests(session, tenant_id=other).items == []
@@ -233,12 +233,7 @@ def test_many_samples_take_as_many_statements_as_few_from_the_request_to_the_new
                 details={},
             )
         with statements(world) as executed:
-            with world.sessions.begin() as session:
-                request = submit(
-                    session,
-                    Submission(tenant_id=world.tenant_id, caller="portal", datasets=[name], digests=samples),
-                    window=timedelta(0),
-                )
+            request = world.submit(datasets=[name], digests=samples, models=None)
             claim = world.claim(request.targets[0].job.id)
             world.finish(claim)
         assert request.samples.accepted == len(claim.samples.forget) == len(samples)
@@ -252,11 +247,6 @@ LETTERS = [sample_digest(KEY, "letters", f"person-{number}") for number in range
 
 def people(*names):
     return [subject_digest(KEY, name) for name in names]
-
-
-def committed(*names):
-    """What a request is given for these people: the digest of each, with the sealed commitment."""
-    return {subject_digest(KEY, name): commit_to_subject(KEY, name) for name in names}
 
 
 def assign(session, tenant_id, dataset, **owned):
@@ -410,20 +400,12 @@ def test_nobody_known_and_nobody_trained_on_are_refused_in_the_same_words(people
 def test_a_tenant_without_datasets_and_one_with_the_same_names_learn_nothing(peopled):
     with peopled.sessions.begin() as session:
         other = ensure_tenant(session, "bank")
-    with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(
-            session,
-            Submission(tenant_id=other, caller="x", datasets=None, subjects=committed("ann")),
-            window=timedelta(0),
-        )
+    with pytest.raises(NoSamplesMatch):
+        ask(peopled, "ann", tenant_id=other)
     with peopled.sessions.begin() as session:
         register_dataset(session, tenant_id=other, name="digits", digests=digests(1, 2))
-    with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(
-            session,
-            Submission(tenant_id=other, caller="x", datasets=None, subjects=committed("ann")),
-            window=timedelta(0),
-        )
+    with pytest.raises(NoSamplesMatch):
+        ask(peopled, "ann", tenant_id=other)
 
 
 def test_an_unknown_dataset_in_a_list_is_named(peopled):

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from ledger.errors import NotInReport, UnknownReport
 from ledger.registry.access import ensure_tenant
-from ledger.sample_ids import commit_to_subject, subject_digest
+from ledger.sample_ids import subject_digest
 from ledger.transparency import commitments
 from ledger.transparency.commitments import (
     commit_samples,
@@ -17,7 +17,7 @@ from ledger.transparency.commitments import (
     unlink_sample,
     unlink_subject,
 )
-from tests.ledger.conftest import KEY, digests, publish
+from tests.ledger.conftest import KEY, committed, digests, publish
 from verifier.commitment import check_inclusion, check_subject_inclusion, sample_leaf
 from verifier.errors import Mismatch
 
@@ -112,13 +112,12 @@ def test_the_leaf_of_a_lone_sample_is_the_root():
 
 
 def commit_people(*names):
-    return commit_subjects({subject_digest(KEY, name): commit_to_subject(KEY, name) for name in names}, key=KEY)
+    return commit_subjects(committed(*names), key=KEY)
 
 
 def test_without_people_and_where_one_has_no_commitment_there_is_none_to_people():
-    ann, bob = (subject_digest(KEY, name) for name in ("ann", "bob"))
     assert commit_subjects({}, key=KEY) is None
-    assert commit_subjects({ann: commit_to_subject(KEY, "ann"), bob: None}, key=KEY) is None
+    assert commit_subjects({**committed("ann"), subject_digest(KEY, "bob"): None}, key=KEY) is None
 
 
 def named(world, *names):

@@ -18,7 +18,7 @@ from connectors.storage import LocalFolder
 from ledger.events.timeline import list_model_events
 from service.app import create_app
 from service.settings import Settings
-from tests.connectors.test_mlflow_webhooks import ALIAS, SECRET, sign
+from tests.connectors.test_mlflow import ALIAS, SECRET, sign
 from tests.fixtures.mlflow import Registry, mlflow_server, needs_mlflow
 from tests.fixtures.waiting import await_that
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, served

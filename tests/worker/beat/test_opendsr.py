@@ -23,7 +23,7 @@ from ledger.jobs.cancellation import retry_job
 from ledger.registry.subjects import assign_subjects
 from ledger.requests.cancellation import cancel_request
 from ledger.requests.managed import Received, submit_managed
-from ledger.requests.submission import Submission, submit
+from ledger.requests.submission import submit
 from ledger.resources import UnlearnRequest, Webhook
 from ledger.sample_ids import subject_digest
 from ledger.states import Reason, WebhookProtocol
@@ -82,17 +82,7 @@ def send_request(world: World, *urls: str, sample: int = 1, quiet: timedelta = t
     with world.sessions.begin() as session:
 
         def record() -> UnlearnRequest:
-            return submit(
-                session,
-                Submission(
-                    tenant_id=world.tenant_id,
-                    caller="cdp",
-                    datasets=["digits"],
-                    digests=digests(sample),
-                    models=["small"],
-                ),
-                window=timedelta(),
-            )
+            return submit(session, world.submission(sample, caller="cdp"), window=timedelta())
 
         return submit_managed(session, received, record, tenant_id=world.tenant_id, quiet=quiet).reference
 
