@@ -25,6 +25,7 @@ from unlearning.training.optimisation import (
     batch_statistics,
     minimise,
     optimiser_for,
+    optimiser_towards_aims,
     share_left,
     update_running_statistics,
 )
@@ -34,8 +35,9 @@ _ASCENT_SHARE = 0.375
 _REPAIR_ASCENT = 0.5
 """The weight of the ascent there, in units of γ: with the whole of γ samples overshoot their aim by far."""
 
-_REFERENCE_SHARE = 0.4
-"""The share of the schedule that is taken with reference predictions, whose aims need no check and no search [ours]."""
+_AIMED_SHARE, _GENERATOR_SHARE = 0.25, 0.4
+"""The shares of the schedule that are taken towards aims, which need no check and no search: by Muon, and for image generators by
+Adam [ours]."""
 
 
 def ieu(spec: IEU, task: Task) -> Steps:
@@ -51,7 +53,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
     held-out losses at the latest check, so that what is relearned is raised again; then with γ = 0. While more than half of the
     allowed drop is used up, up to as many repair steps again follow.
 
-    With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked:
+    With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked. A quarter of
+    the steps is taken, by Muon (for image generators two fifths, by Adam):
 
         loss = L(B_r; θ) + 2γ · mean KL(q ‖ p_θ(B_f)),  W ← (1 − ηλ)W + σ·std(W)·ξ in the eliminating phase alone
     """
@@ -110,8 +113,9 @@ def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     noise = _noise_generator(task, generator)
     remaining = remaining_losses(task)
-    optimiser = optimiser_for(task.model, task.objective, rate=spec.learning_rate)
-    eliminating, repairing = (max(1, round(_REFERENCE_SHARE * n)) for n in (spec.steps, spec.repair_steps))
+    optimiser = optimiser_towards_aims(task.model, task.objective, rate=spec.learning_rate)
+    share = _AIMED_SHARE if task.objective.generation is None else _GENERATOR_SHARE
+    eliminating, repairing = (max(1, round(share * n)) for n in (spec.steps, spec.repair_steps))
     total = eliminating + repairing
 
     def step(number: int) -> Tensor:

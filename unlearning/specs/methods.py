@@ -112,8 +112,8 @@ class IEU:
         samples that are being relearned. Up to as many again follow while more than half of the allowed drop is used up.
     passes: how often each forget sample is used at least in the eliminating phase. If `steps` are too few for that, both phases are
         scaled up (`scale_schedule`).
-    learning_rate: η of SGD; Adam, for language models and image generators, takes a fiftieth of it. clip: largest norm of a
-        gradient. ascent: γ, the weight of the bounded ascent on the forget set.
+    learning_rate: η of SGD, or of Muon with reference predictions; where Adam takes the steps (`optimiser_for`), its rate is a
+        fiftieth of it. clip: largest norm of a gradient. ascent: γ, the weight of the bounded ascent on the forget set.
     decay: λ of W ← (1 − ηλ)W. noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
     stop: checks after every eighth step by default, because a step costs little beside a check.
@@ -147,14 +147,15 @@ class Matching:
 
     steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
     `steps` are too few for that, they are scaled up (`scale_schedule`).
-    learning_rate: of SGD; Adam, for language models and image generators, takes a fiftieth of it. temperature: T, at which half of
-    the divergence is taken; 1 compares plain predictions alone.
-    clip: largest norm of the gradient. batch_size: samples a step, of the forget set and of the remaining set each.
+    learning_rate: η of Muon; for image generators Adam takes a fiftieth of it. temperature: T, at which half of the divergence is
+    taken; 1 compares plain predictions alone. clip: largest norm of the gradient.
+    batch_size: most forget samples a step. As many remaining samples come to them; for classifiers half as many, and so many that a
+    step has one and a half times `batch_size`.
     """
 
     kind: Literal["matching"] = "matching"
-    steps: Count = 60
-    passes: Passes = 12.0
+    steps: Count = 40
+    passes: Passes = 5.0
     learning_rate: LearningRate = 0.05
     temperature: Annotated[float, Ge(1), Le(100)] = 2.0
     clip: Positive = 1.0

@@ -9,9 +9,10 @@ from torch.nn import functional
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, normalised, plain, task
 from tests.unlearning.training.test_references import workload
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Answers, classification
 from unlearning.data.references import References
-from unlearning.data.samples import joined
+from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import ReferenceAims, reference_aims
 from unlearning.methods.registry import unlearn
@@ -84,6 +85,24 @@ def test_running_statistics_are_those_of_the_remaining_samples(references: Refer
         made.model(made.remain.inputs)
     shift = (seen[0].mean(0) - far.running_mean) / far.running_var.sqrt()
     assert float(shift.abs().max()) < 1
+
+
+@pytest.mark.parametrize(("forgotten", "remaining"), [(1, 53), (40, 18)])
+def test_a_step_has_half_as_many_remaining_samples_and_more_where_few_are_forgotten(
+    references: References, monkeypatch: pytest.MonkeyPatch, forgotten: int, remaining: int
+) -> None:
+    made = given(references, forgotten=forgotten)
+    drawn: list[int] = []
+    draw = SampleSet.draw
+
+    def watched(samples: SampleSet, size: int, generator: torch.Generator) -> Batch:
+        drawn.append(size)
+        return draw(samples, size, generator)
+
+    monkeypatch.setattr(SampleSet, "draw", watched)
+    run_to_completion(unlearn(Matching(steps=3, batch_size=36, passes=0.0), made))
+
+    assert drawn == [remaining] * 3
 
 
 def test_without_references_it_is_refused_before_the_first_step() -> None:

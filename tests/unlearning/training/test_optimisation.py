@@ -5,14 +5,17 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import WIDTH, flat, plain, samples
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, denoising_diffusion
 from unlearning.errors import UnsupportedWorkload
 from unlearning.training.loop import fresh
 from unlearning.training.optimisation import (
+    Muon,
     anneal,
     apply_gradient,
     batch_statistics,
     optimiser_for,
+    optimiser_towards_aims,
+    orthogonalised,
     sgd,
     share_left,
     update_running_statistics,
@@ -47,6 +50,54 @@ def test_an_objective_names_adam_which_steps_by_a_fiftieth_of_sgds_rate() -> Non
     anneal(optimiser, share_left=0.25, factor=0.5)
     apply_gradient(optimiser, torch.full((len(before),), 7.0))
     torch.testing.assert_close(flat(model), before - 0.0025)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 30), (30, 4)])
+def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_loses_the_differences_of_its_values(
+    shape: tuple[int, int],
+) -> None:
+    rank = min(shape)
+    generator = torch.Generator().manual_seed(3)
+    u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    found = orthogonalised(u @ torch.diag(torch.logspace(0, -1, rank)) @ v)
+
+    turned = u.T @ found @ v.T
+    assert float((turned - turned.diagonal().diag()).abs().max()) < 1e-4
+    assert float(turned.diagonal().min()) > 0.6
+    assert float(turned.diagonal().max()) < 1.3
+    assert not orthogonalised(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (6, 40)])
+def test_muon_moves_a_matrix_by_a_share_of_its_length_whatever_its_gradient(
+    shape: tuple[int, ...], scale: float
+) -> None:
+    weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    before = weight.detach().clone()
+    weight.grad = scale * torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    gradient = weight.grad.clone()
+    Muon([weight], rate=0.1).step()
+
+    move = before - weight.detach()
+    assert float(move.norm()) == pytest.approx(0.02 * float(before.norm()), rel=1e-4)
+    assert float((move * gradient).sum()) > 0
+
+
+def test_muon_moves_a_matrix_of_zeros_too_and_all_else_by_momentum() -> None:
+    weight, bias = nn.Parameter(torch.zeros(12, 5)), nn.Parameter(torch.zeros(3))
+    optimiser = Muon([weight, bias], rate=0.1)
+    for _ in range(2):
+        weight.grad, bias.grad = torch.ones(12, 5), torch.ones(3)
+        optimiser.step()
+    assert weight.detach().abs().min() > 0
+    torch.testing.assert_close(bias.detach(), torch.full((3,), -0.1 * (1.9 + (1 + 0.9 * 1.9))))
+
+
+def test_aims_are_approached_by_muon_and_those_of_an_image_generator_by_its_own_optimiser() -> None:
+    generator = denoising_diffusion(2, (1, 4, 4))
+    assert isinstance(optimiser_towards_aims(fresh(plain, seed=1), SUM, rate=0.1), Muon)
+    assert isinstance(optimiser_towards_aims(fresh(plain, seed=1), generator, rate=0.1), torch.optim.Adam)
 
 
 @pytest.mark.parametrize(("count", "training"), [(15, False), (16, True)])
