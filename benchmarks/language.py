@@ -69,7 +69,7 @@ _EPOCHS = Range(low=2, high=20, whole=True)
 SPACES_OF: dict[str, Space] = {
     **SPACES,
     "ieu": {**SPACES["ieu"], "noise": Range(low=0.002, high=0.05)},
-    "matching": {"learning_rate": Range(low=0.02, high=0.4), "steps": Range(low=10, high=60, whole=True)},
+    "matching": {"learning_rate": Range(low=0.02, high=0.2), "steps": Range(low=10, high=60, whole=True)},
     "gradient_ascent": {"learning_rate": Range(low=0.003, high=0.1)},
     **{kind: {**SPACES[kind], "epochs": _EPOCHS} for kind in ("grad_diff", "npo", "sim_npo", "rmu")},
     "neggrad_plus": {
