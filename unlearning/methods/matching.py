@@ -37,8 +37,8 @@ def matching(spec: Matching, task: Task) -> Steps:
     with L the mean of `remaining_losses` and each side of the second term scaled to sum 1. Plain KL hardly sees how sure an answer
     is once it is very sure or very wrong, and the audit does see it; the second term keeps it near its reference.
     No check and no search: the aims have a floor of their own, and the schedule is fixed. Steps are Muon's, which come as near in
-    less than half of SGD's or Adam's. Without logits the first term is the mean squared difference of losses. Raises MethodRefused
-    without references.
+    less than half of SGD's; for image generators they are Adam's. Without logits the first term is the mean squared difference of
+    losses. Raises MethodRefused without references.
     """
     aims = reference_aims(task)
     if aims is None:

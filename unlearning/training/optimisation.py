@@ -1,6 +1,5 @@
 """Optimiser steps that the methods share: SGD, Adam and Muon, the learning-rate schedule, clipped steps, batch norm in a step."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.gradients import clip_gradient, flat_gradient, trainable
+from unlearning.hardware import in_float32
 from unlearning.networks import batch_norm_layers, moving_batch_norm
 from unlearning.sharding import gathered, is_sharded, local, of_parts, part_like
 
@@ -46,17 +46,19 @@ class Muon(torch.optim.Optimizer):
     """SGD with momentum that orthogonalises the steps of matrices (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
 
     With G the gradient, m ← μm + G and M = G + μm = USVᵀ, a weight W of two or more dimensions, as a matrix (first dimension × the
-    rest), takes the step
+    rest) of several rows and columns, takes the step
 
         W ← W − 0.2 η · ‖W‖ · O / ‖O‖,  O ≈ UVᵀ (`orthogonalised`)
 
     in which all directions of M count alike. It is relative to W's length [ours], because a network with normalisation may have
-    weights of any length. All other parameters take the steps p ← p − ηM. No weight decays.
+    weights of any length; rows without momentum, such as tokens that no text has, are no part of that length. All other parameters,
+    and complex ones, take the steps p ← p − ηM. No weight decays.
     """
 
     def __init__(self, parameters: Iterable[Tensor], *, rate: float, momentum: float = 0.9) -> None:
         super().__init__(parameters, {"lr": rate, "momentum": momentum})
 
+    @in_float32
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss is computed again
         """Take one step by the parameters' `grad`."""
@@ -68,19 +70,25 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 momentum = state["momentum"].mul_(group["momentum"]).add_(p.grad)
                 ahead = p.grad + group["momentum"] * momentum
-                if p.dim() < 2:
-                    p.sub_(ahead, alpha=group["lr"])
-                else:
+                if _is_matrix(p):
                     _turn(p, ahead, rate=_MATRIX_RATE * group["lr"])
+                else:
+                    p.sub_(ahead, alpha=group["lr"])
+
+
+def _is_matrix(p: Tensor) -> bool:
+    return p.dim() > 1 and 1 < p.shape[0] < p.numel() and not p.is_complex()
 
 
 def _turn(weight: Tensor, towards: Tensor, *, rate: float) -> None:
     """Move a matrix, in place, by `rate` of its length against the orthogonalised direction."""
     step = orthogonalised(gathered(towards).flatten(1).float())
-    initial = math.sqrt(weight.shape[0] / 3)
-    length = gathered(weight).float().norm().clamp(min=_LEAST_LENGTH * initial)
+    moving = step.any(1)
+    rows = gathered(weight).flatten(1).float() * moving[:, None]
+    initial = (moving.sum() / 3).sqrt()
+    length = torch.maximum(rows.norm(), _LEAST_LENGTH * initial)
     step *= rate * length / step.norm().clamp(min=1e-12)
-    local(weight).sub_(local(part_like(step.view(weight.shape).to(weight.dtype), weight)))
+    local(weight).sub_(local(part_like(step.reshape(weight.shape).to(weight.dtype), weight)))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

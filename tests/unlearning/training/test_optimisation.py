@@ -94,6 +94,43 @@ def test_muon_moves_a_matrix_of_zeros_too_and_all_else_by_momentum() -> None:
     torch.testing.assert_close(bias.detach(), torch.full((3,), -0.1 * (1.9 + (1 + 0.9 * 1.9))))
 
 
+def test_muon_measures_a_table_by_the_rows_that_move() -> None:
+    """A text has few of the tokens: by the whole table's length their rows would move many times their own."""
+    table = nn.Parameter(torch.ones(1000, 4))
+    table.grad = torch.zeros(1000, 4)
+    table.grad[:9] = torch.randn(9, 4, generator=torch.Generator().manual_seed(2))
+    Muon([table], rate=0.1).step()
+    move = 1 - table.detach()
+    assert float(move.norm()) == pytest.approx(0.02 * 6, rel=1e-4)
+    assert not move[9:].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (6, 1, 1)])
+def test_muon_takes_plain_steps_on_a_matrix_of_one_row_or_column(shape: tuple[int, ...]) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.ones(shape)
+    Muon([weight], rate=0.1).step()
+    torch.testing.assert_close(weight.detach(), torch.full(shape, -0.19))
+
+
+def test_muon_takes_plain_steps_on_complex_weights() -> None:
+    weight = nn.Parameter(torch.zeros(4, 5, dtype=torch.complex64))
+    weight.grad = torch.full((4, 5), 1j)
+    Muon([weight], rate=0.1).step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 5), -0.19j))
+
+
+def test_muon_computes_in_float32_inside_autocast() -> None:
+    found = []
+    for enabled in (False, True):
+        weight = nn.Parameter(torch.randn(8, 30, generator=torch.Generator().manual_seed(1)))
+        weight.grad = torch.randn(8, 30, generator=torch.Generator().manual_seed(2))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            Muon([weight], rate=0.1).step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+
+
 def test_aims_are_approached_by_muon_and_those_of_an_image_generator_by_its_own_optimiser() -> None:
     generator = denoising_diffusion(2, (1, 4, 4))
     assert isinstance(optimiser_towards_aims(fresh(plain, seed=1), SUM, rate=0.1), Muon)
