@@ -26,9 +26,11 @@ def test_every_report_is_an_accessible_pdf_that_carries_the_json(name: str) -> N
 def embedded_files(pdf: bytes) -> list[bytes]:
     """The files that are attached to a PDF."""
     found = []
-    for head, content in re.findall(rb"obj\s*<<(.*?)>>\s*stream\r?\n(.*?)\r?\nendstream", pdf, flags=re.DOTALL):
-        if b"/EmbeddedFile" in head:
-            found.append(zlib.decompress(content) if b"/FlateDecode" in head else content)
+    for stream in re.finditer(rb"obj\s*<<(.*?)>>\s*stream\r?\n", pdf, flags=re.DOTALL):
+        length = re.search(rb"/Length (\d+)", stream[1])
+        if b"/EmbeddedFile" in stream[1] and length:
+            content = pdf[stream.end() :][: int(length[1])]  # which may end like a line
+            found.append(zlib.decompress(content) if b"/FlateDecode" in stream[1] else content)
     return found
 
 
