@@ -112,7 +112,9 @@ def find_checkpoint(run: Run, inputs: JobInputs) -> Mapping[str, Any] | None:
         path = fetch_checkpoint(run.settings.files, name, recorded.sha256)
         content = load_training_checkpoint(path, recorded.sha256)
         if content["of"] != _identity(claim, inputs):
-            raise CheckpointUnusable("it is of another method, or of other weights, samples or references")
+            raise CheckpointUnusable(
+                "it is of another method, or of other weights, samples, references or fingerprints"
+            )
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
         with fenced(run) as (session, job):
@@ -140,12 +142,16 @@ def fetch_checkpoint(storage: Storage, name: str, sha256: str) -> Path:
 def _identity(claim: Claim, inputs: JobInputs) -> dict[str, Any]:
     """Everything that a run depends on: runs with the same identity take the same steps."""
     file = None if inputs.references is None else claim.references
-    given = {"fitted_to": inputs.workload.fitted_to, "references": None if file is None else file.sha256}
-    return {name: value for name, value in given.items() if value is not None} | {
-        "workload": claim.workload,
-        "method": dict(claim.method),
-        "seed": claim.seed,
-        "weights": claim.weights_sha256,
-        "forget": samples_sha256(claim.samples.forget),
-        "erased": samples_sha256(claim.samples.left_out),
-    }
+    references = {} if file is None else {"references": file.sha256}
+    return (
+        inputs.workload.identity
+        | references
+        | {
+            "workload": claim.workload,
+            "method": dict(claim.method),
+            "seed": claim.seed,
+            "weights": claim.weights_sha256,
+            "forget": samples_sha256(claim.samples.forget),
+            "erased": samples_sha256(claim.samples.left_out),
+        }
+    )

@@ -293,11 +293,8 @@ def checkpoint_path(order: Training, workload: Workload, recipe: Recipe | OwnTra
         "left_out": sorted(order.left_out),
         "slices": workload.train.slices,
         "seed": order.seed,
+        **workload.identity,
     }
-    if workload.fitted_to is not None:
-        what["fitted_to"] = workload.fitted_to
-    if workload.fingerprints:
-        what[FINGERPRINTS] = dict(workload.fingerprints)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return order.folder / f"{digest}.checkpoint"
 

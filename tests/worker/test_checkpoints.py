@@ -348,6 +348,22 @@ def test_a_checkpoint_by_a_loss_that_was_fitted_to_other_targets_is_not_used(
     assert len(events(eager, job_id, "job.checkpoint_ignored")) == 1
 
 
+def test_a_checkpoint_of_a_workload_with_other_fingerprints_is_not_used(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model was registered without any, so that nothing else shows that its tokenizer has changed since."""
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(eager, job_id)
+    made = dataclasses.replace(digits.workload(), fingerprints={"tokenizer": "ab"})
+    monkeypatch.setattr(digits, "workload", lambda: made)
+    eager.run(job_id)
+
+    assert taken[7] == 1
+    (ignored,) = events(eager, job_id, "job.checkpoint_ignored")
+    assert "fingerprints" in ignored["why"]
+
+
 def test_a_checkpoint_without_the_references_that_came_since_is_not_used(
     make_bench: Callable[..., Bench],
     training_ids: tuple[str, ...],

@@ -156,7 +156,7 @@ class Scope:
     retrained: whether it compared with a retrained model. reference_test: on the new model; None without it. erased_since: how many
     samples were erased earlier on which the reference models were trained. aimed, compared: whether the method aimed at what these
     predict, and whether the audit read it. frozen: the share of the model's parameters that training leaves as they are. distinct:
-    how many of the forgotten samples differ from one another; None if all do.
+    how many of the forgotten samples differ from one another (default: all).
     """
 
     forget: SampleSet

@@ -21,6 +21,10 @@ Trainer: TypeAlias = Callable[[nn.Module, SampleSet, TrainingRun], object]
 """The owner's own training function: it trains the given, newly built model in place on the samples, and reports to the run."""
 
 
+FINGERPRINTS = "fingerprints"
+"""The entry of a model's details, and of the note beside its weights, that has its workload's fingerprints."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnTraining:
     """How a model is trained by its owner's function.
@@ -156,6 +160,12 @@ class Workload:
         """The set to which the recipe's loss was fitted (`Objective.fit`), for records. None for other losses, or a trainer."""
         return "held_out" if self.objective.fitted and self.trainer is None else None
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """What training depends on that its settings and IDs do not show, as JSON: `fitted_to` and the fingerprints, if any."""
+        found = {"fitted_to": self.fitted_to, FINGERPRINTS: dict(self.fingerprints)}
+        return {name: value for name, value in found.items() if value}
+
 
 def _check_call(function: object, name: str, form: str, *, count: int) -> None:
     """Raise InvalidWorkload unless a workload's field `name` is a function that can be called with `count` arguments."""
@@ -169,10 +179,6 @@ def _check_call(function: object, name: str, form: str, *, count: int) -> None:
         taken.bind(*range(count))
     except TypeError as error:
         raise InvalidWorkload(f"`{name}` cannot be called as {form}, because it takes {taken}: {error}.") from None
-
-
-FINGERPRINTS = "fingerprints"
-"""The entry of a model's details, and of the note beside its weights, that has its workload's fingerprints."""
 
 
 def check_fingerprints(workload: Workload, details: Mapping[str, object]) -> None:

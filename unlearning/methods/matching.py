@@ -36,9 +36,9 @@ def matching(spec: Matching, task: Task) -> Steps:
 
     with L the mean of `remaining_losses` and each side of the second term scaled to sum 1. Plain KL hardly sees how sure an answer
     is once it is very sure or very wrong, and the audit does see it; the second term keeps it near its reference.
-    No check and no search: the aims have a floor of their own, and the schedule is fixed. Steps are Muon's, which come as near in
-    less than half of SGD's; for image generators they are Adam's. Without logits the first term is the mean squared difference of
-    losses. Raises MethodRefused without references.
+    No check and no search: the aims have a floor of their own, and the schedule is fixed. Steps are Muon's, of which
+    less than half as many are needed as of SGD's; for image generators they are Adam's. Without logits the first term is the mean
+    squared difference of losses. Raises MethodRefused without references.
     """
     aims = reference_aims(task)
     if aims is None:
@@ -53,7 +53,7 @@ def matching(spec: Matching, task: Task) -> Steps:
     optimiser = optimiser_towards_aims(task.model, task.objective, rate=spec.learning_rate)
     # Half as many remaining samples are enough for classifiers. Batches of few forget samples are filled up with them.
     classifies = task.objective.classes is not None and task.objective.generation is None
-    whole = max(spec.batch_size * 3 // 2, spec.batch_size + MIN_NORMALISED_BATCH)
+    together = max(spec.batch_size * 3 // 2, spec.batch_size + MIN_NORMALISED_BATCH)
 
     def step(index: Tensor, remain: Batch, *, left: int) -> Tensor:
         anneal(optimiser, share_left=left / spec.steps)
@@ -68,7 +68,7 @@ def matching(spec: Matching, task: Task) -> Steps:
         batches = dealt(lambda: torch.randperm(len(task.forget), generator=generator).tolist(), spec.batch_size)
         for number, places in zip(range(spec.steps), batches, strict=False):
             index = torch.tensor(places)
-            remain = task.remain.draw(whole - len(index) if classifies else spec.batch_size, generator)
+            remain = task.remain.draw(together - len(index) if classifies else spec.batch_size, generator)
             yield partial(step, index, remain, left=spec.steps - number)
 
     return (yield from run_schedule(task, optimiser, steps(), total=spec.steps))

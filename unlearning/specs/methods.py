@@ -149,8 +149,8 @@ class Matching:
     `steps` are too few for that, they are scaled up (`scale_schedule`).
     learning_rate: η of Muon; for image generators Adam takes a fiftieth of it. temperature: T, at which half of the divergence is
     taken; 1 compares plain predictions alone. clip: largest norm of the gradient.
-    batch_size: most forget samples a step. As many remaining samples come to them; for classifiers half as many, but at
-    least 16 for batch norm, and so many that a step with fewer forget samples has as many samples.
+    batch_size: most forget samples a step. As many remaining samples come to them; for classifiers half as many, or 16, and more
+    where fewer samples are forgotten, so that all steps have equally many samples.
     """
 
     kind: Literal["matching"] = "matching"

@@ -53,6 +53,8 @@ class Muon(torch.optim.Optimizer):
     in which all directions of M count alike. It is relative to W's length [ours], because a network with normalisation may have
     weights of any length; rows without momentum, such as tokens that no text has, are no part of that length. All other parameters,
     and complex ones, take the steps p ← p − ηM. No weight decays.
+
+    rate: η. momentum: μ.
     """
 
     def __init__(self, parameters: Iterable[Tensor], *, rate: float, momentum: float = 0.9) -> None:
@@ -92,7 +94,10 @@ def _turn(weight: Tensor, towards: Tensor, *, rate: float) -> None:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Compute roughly UVᵀ of M = USVᵀ, (m, n), by five Newton–Schulz iterations; singular values come to 0.7 to 1.2, 0 stays."""
+    """Compute roughly UVᵀ of a matrix USVᵀ, (m, n), by five Newton–Schulz iterations (Jordan et al., 2024).
+
+    Singular values come to 0.7 to 1.2; what is 0 stays 0.
+    """
     a, b, c = _ITERATION
     flat = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if flat else matrix
@@ -107,8 +112,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 def optimiser_towards_aims(model: nn.Module, objective: Objective, *, rate: float) -> torch.optim.Optimizer:
     """Make what takes a method's steps towards aims over the trainable parameters: Muon, or for image generators `optimiser_for`.
 
-    Muon comes as near in less than half of the steps (docs/benchmarks/defaults.md), but not on image generators, whose quality it
-    takes.
+    Muon takes less than half of the steps (docs/benchmarks/defaults.md). At rates that forget as much it spoils more of what an
+    image generator generates.
     """
     if objective.generation is not None:
         return optimiser_for(model, objective, rate=rate)

@@ -22,7 +22,7 @@ from unlearning.data.objectives import Objective, answers
 from unlearning.data.objectives.prediction import weighted_mean
 from unlearning.data.references import References, WholeClasses
 from unlearning.data.samples import SampleSet, joined
-from unlearning.data.workload import FINGERPRINTS, OwnTraining, Workload
+from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import InvalidSpec, ReferencesUnusable
 from unlearning.hardware import batched_answers, in_float32, inference_batches
 from unlearning.networks import frozen_tensors
@@ -368,13 +368,10 @@ def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, fo
         "samples": _digest([sample for part in parts for sample in part.ids]),
         "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),
         "seed": seed,
+        **workload.identity,
     }
     if workload.objective.predicts is not None and workload.objective.predicts.kind:
         what["predictions"] = workload.objective.predicts.kind
-    if workload.fitted_to is not None:
-        what["fitted_to"] = workload.fitted_to
-    if workload.fingerprints:
-        what[FINGERPRINTS] = dict(workload.fingerprints)
     if frozen:
         what["frozen"] = hashlib.sha256(
             safetensors.torch.save({k: t.detach().clone() for k, t in frozen.items()})

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,21 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))
 
     assert steps[0] == 1
+
+
+def test_a_checkpoint_of_a_workload_with_other_fingerprints_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"allowed": ("tests",), "folder": tmp_path, "plain": True, "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train_workload(SHORT, **given, show=stop_at(3))
+    made = replace(digits.on_ranks(), fingerprints={"tokenizer": "ab"})
+    monkeypatch.setattr(digits, "on_ranks", lambda: made)
+    steps: list[int] = []
+    trained = train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))
+
+    assert steps[0] == 1
+    assert json.loads(trained.path.with_suffix(".json").read_bytes())["fingerprints"] == {"tokenizer": "ab"}
 
 
 def on_two(reference: str, folder: Path, **options: Any) -> Trained:

@@ -272,6 +272,17 @@ def test_models_of_the_audits_rounds_leave_nothing_that_a_method_could_aim_at(tm
     assert all(model.keys() == {"signal", "seen"} for model in audit)
 
 
+def test_a_preparation_by_another_tokenizer_has_another_folder(tmp_path: Path) -> None:
+    given = workload()
+    kinds = ({}, {"tokenizer": "ab"}, {"tokenizer": "cd"})
+    folders = {
+        preparation_folder(dataclasses.replace(given, fingerprints=kind), PLAN, seed=0, folder=tmp_path)
+        for kind in kinds
+    }
+
+    assert len(folders) == len(kinds)
+
+
 def test_a_preparation_finds_its_folder_again_if_building_draws_what_is_frozen(tmp_path: Path) -> None:
     def build() -> torch.nn.Module:
         model = plain()
