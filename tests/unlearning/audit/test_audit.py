@@ -441,6 +441,18 @@ def test_copies_among_the_forgotten_samples_are_relearned_once_and_the_report_sa
     assert any(f"Of the {2 * len(forget)} forgotten samples {len(forget)} differ" in limit for limit in found.limits)
 
 
+def test_copies_among_the_held_out_samples_change_nothing_of_the_relearning(world: World) -> None:
+    """With copies control sets would be learned faster, so that the forget set looked forgotten."""
+    held_out = world.sets["held_out"].take(torch.arange(200))
+    copies = replace(held_out, ids=tuple(f"{one}-again" for one in held_out.ids))
+    plain, copied = (
+        replace(world, sets={**world.sets, "held_out": given}).audit("retrained", spec=SMALL)
+        for given in (held_out, joined(held_out, copies))
+    )
+
+    assert [one.ratio for one in copied.relearnings] == [one.ratio for one in plain.relearnings]
+
+
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
     assert referenced.references is not None
     rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])

@@ -87,11 +87,21 @@ def test_running_statistics_are_those_of_the_remaining_samples(references: Refer
     assert float(shift.abs().max()) < 1
 
 
-@pytest.mark.parametrize(("forgotten", "remaining"), [(1, 53), (40, 18)])
-def test_a_step_has_half_as_many_remaining_samples_and_more_where_few_are_forgotten(
-    references: References, monkeypatch: pytest.MonkeyPatch, forgotten: int, remaining: int
+@pytest.mark.parametrize(
+    ("classifier", "batch_size", "forgotten", "remaining"),
+    [(True, 36, 1, 53), (True, 36, 40, 18), (True, 8, 24, 16), (False, 36, 40, 36), (False, 36, 1, 36)],
+)
+def test_a_classifiers_step_has_half_as_many_remaining_samples_and_more_where_few_are_forgotten(
+    references: References,
+    monkeypatch: pytest.MonkeyPatch,
+    classifier: bool,
+    batch_size: int,
+    forgotten: int,
+    remaining: int,
 ) -> None:
     made = given(references, forgotten=forgotten)
+    if not classifier:
+        made.objective = replace(OBJECTIVE, logits=None, classes=None)
     drawn: list[int] = []
     draw = SampleSet.draw
 
@@ -100,7 +110,7 @@ def test_a_step_has_half_as_many_remaining_samples_and_more_where_few_are_forgot
         return draw(samples, size, generator)
 
     monkeypatch.setattr(SampleSet, "draw", watched)
-    run_to_completion(unlearn(Matching(steps=3, batch_size=36, passes=0.0), made))
+    run_to_completion(unlearn(Matching(steps=3, batch_size=batch_size, passes=0.0), made))
 
     assert drawn == [remaining] * 3
 
