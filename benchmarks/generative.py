@@ -46,7 +46,7 @@ CLASS, SAMPLES = "class", "samples"
 FORGOTTEN_PEOPLE = 8
 
 METHODS: dict[str, Spec] = {
-    "matching": Matching(steps=40, passes=0.0),
+    "matching": Matching(steps=40, batch_size=64, passes=0.0),
     "ieu": IEU(steps=30, repair_steps=50, passes=0.0),
     "ltu": LTU(order="first", steps=12, repair_steps=100, query_size=64, passes=0.0, learning_rate=0.05),
     "gradient_ascent": GradientAscent(steps=30),

@@ -259,7 +259,7 @@ def generating(*, parts: bool = False) -> Found:
     """
     given = of_images(parts=parts)
     given.objective = divided(given.objective)
-    remaining, aims = remaining_losses(given), reference_aims(given)
+    remaining, aims = remaining_losses(given, None), reference_aims(given)
     assert aims is not None
     with torch.no_grad():
         for parameter in given.model.parameters():

@@ -1,7 +1,7 @@
 """What methods train towards (docs/methods.md §5, §8) [ours].
 
-A forget sample's aim is its reference prediction: what models answer that never saw it. Remaining samples keep their low loss, or
-in an image generator what the original predicts of them.
+A forget sample's aim is its reference prediction: what models answer that never saw it. Remaining samples keep what the original
+predicts of them where the objective can compare that, else their low loss.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,9 @@ from unlearning.training.optimisation import batch_statistics
 
 _CALIBRATING = 512
 """Most held-out samples by which references are calibrated."""
+_KEPT_TEMPERATURE = 3.0
+"""T, at which a classifier's answers to remaining samples are compared with the original's. Plain KL hardly sees how sure they are,
+and few steps on true labels leave the model less sure than a retrained one of everything it is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -119,9 +122,7 @@ def reference_aims(task: Task) -> ReferenceAims | None:
             predictions[places[chosen]] = whole[chosen].to(predictions)
         predictions[of_gone] = predictions[of_gone].masked_fill(gone, 0.0)
         losses = torch.where(of_gone, losses.new_full((), 10.0), losses)
-    predictions = predictions.clamp(min=1e-6)
-    predictions = predictions / predictions.sum(-1, keepdim=True)
-    return ReferenceAims(objective=objective, predictions=predictions, losses=losses)
+    return ReferenceAims(objective=objective, predictions=_positive(predictions, least=1e-6), losses=losses)
 
 
 def _calibrated(task: Task, references: ReferencePredictions) -> ReferencePredictions:
@@ -161,22 +162,42 @@ def _as_other_classes(task: Task, of_gone: Tensor) -> ReferenceAims:
     return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses, other_classes=others)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RemainingLosses:
     """The losses of a task's remaining samples; see `remaining_losses`.
 
-    original: the model that a generator's predictions are compared with; None where the objective's own loss serves.
+    original: the model that predictions are compared with; None where the objective's own loss serves.
+    gone: the classes that are fully forgotten, (classes,) bool, where class probabilities are compared.
     """
 
     task: Task
-    original: nn.Module | None
+    original: nn.Module | None = None
+    gone: Tensor | None = None
 
     def __call__(self, forward: Forward, batch: Batch) -> Tensor:
         """Compute the loss of each sample, (n,), nats, with noise drawn anew where the objective has any."""
         objective = self.task.objective.for_step()
-        if self.original is None or objective.generation is None:
+        if self.original is None:
             return objective.losses(forward, batch)
-        return objective.generation.moved(forward, self.original, batch)
+        if objective.generation is not None:
+            return objective.generation.moved(forward, self.original, batch)
+        return self.of_answers(answers(objective, forward, batch), batch)
+
+    def of_answers(self, found: Answers, batch: Batch) -> Tensor:
+        """Compute the loss of each sample, (n,), nats, from a model's answers to a batch. Not for image generators."""
+        if self.original is None:
+            return found.losses
+        predicts = self.task.objective.predicts
+        assert predicts is not None
+        assert found.outputs is not None
+        with torch.no_grad():
+            own = answers(self.task.objective, self.original, batch).float()
+            assert own.outputs is not None
+            kept = predicts.predictions(own.outputs)
+            if self.gone is not None:
+                kept = kept.masked_fill(self.gone.to(kept.device), 0.0)
+            kept = _positive(kept, least=1e-12)
+        return predicts.divergences(kept, found.outputs, _KEPT_TEMPERATURE)
 
     def mean(self, batch: Batch) -> Loss:
         """Return the mean loss of a batch, a scalar, as a function of the forward pass."""
@@ -188,14 +209,32 @@ class RemainingLosses:
             return self.mean(batch)(self.task.model)
 
 
-def remaining_losses(task: Task) -> RemainingLosses:
+def remaining_losses(task: Task, aims: ReferenceAims | None) -> RemainingLosses:
     """Return the losses of remaining samples. Call it before the first step: the model is still the original.
 
-    For image generators they are the distance from what the original predicts (`Generation.moved`), else the objective's own loss.
-    A generator's own loss stays far from 0, as most of the noise cannot be known, so the gradient of a batch is mostly chance.
-    That of the distance is 0 until the model moves, but for rounding and batch norm. It costs a copy of the model.
+    Image generators: the distance from what the original predicts (`Generation.moved`). A generator's own loss stays far from 0,
+    as most of the noise cannot be known, so the gradient of a batch is mostly chance; that of the distance is 0 until the model
+    moves, but for rounding and batch norm.
+
+    Classifiers whose forget samples have aims: T² KL(q^(1/T) ‖ p_θ^(1/T)) with T = 3 and q what the original answers, but for
+    classes that are fully forgotten. It keeps the model as sure as it was. Without aims it would teach the forget set again: what
+    the original answers to similar samples tells of it.
+
+    All others: the objective's own loss. A comparison costs a copy of the model and a forward pass.
     """
-    return RemainingLosses(task, None if task.objective.generation is None else frozen_copy(task.model))
+    objective = task.objective
+    if objective.generation is not None:
+        return RemainingLosses(task=task, original=frozen_copy(task.model))
+    if aims is None or objective.logits is None:
+        return RemainingLosses(task=task)
+    gone = fully_forgotten_classes(task.forget, task.remain, classes=objective.classes)
+    return RemainingLosses(task=task, original=frozen_copy(task.model), gone=gone)
+
+
+def _positive(probabilities: Tensor, *, least: float) -> Tensor:
+    """Scale probabilities, (n, classes), to sum 1, with none far below `least`: they are compared by their logarithms."""
+    probabilities = probabilities.clamp(min=least)
+    return probabilities / probabilities.sum(-1, keepdim=True)
 
 
 def matching_loss(
@@ -210,7 +249,7 @@ def matching_loss(
 ) -> Tensor:
     """Compute L(B_r; θ) + w · mean d(q, p_θ(B_f)), a scalar, in one forward pass; d is KL(q ‖ p) for classes (`Prediction`).
 
-    remaining: L; only for image generators it is not the loss that the model is trained for (`remaining_losses`).
+    remaining: L (`remaining_losses`).
 
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. To d comes
     `as_other_classes`. The pass goes through a copy of the buffers, because forget samples must leave no trace in batch norm's
@@ -220,7 +259,7 @@ def matching_loss(
     k = len(index)
     with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
-        apart = objective is not task.objective or remaining.original is not None
+        apart = objective is not task.objective or objective.generation is not None
         if apart and objective.read is not None and predicts is not None:
             # Outputs at all noise levels cost several passes, which remaining samples do not need.
             kept = remaining(forward, remain)
@@ -230,7 +269,7 @@ def matching_loss(
             asked = aims.asked(index, others=remain.size)
             found = answers(objective, forward, joined_batch(forget, remain), asked)
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
-            kept = found.losses[k:]
+            kept = remaining.of_answers(found.take(torch.arange(k, k + remain.size)), remain)
         as_others = (
             0.0 if aims.other_classes is None else aims.as_other_classes(objective, forward, forget, index).mean()
         )

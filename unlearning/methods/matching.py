@@ -26,6 +26,9 @@ from unlearning.training.optimisation import (
 _SETTLING = 30
 """Steps in which batch norm's running statistics forget what came before: at torch's default momentum 4 % of it are left [ours]."""
 
+_HELD = 0.7
+"""The share of a classifier's run that has the whole learning rate [ours]. Others have half of the run."""
+
 
 def matching(spec: Matching, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (after Georgiev et al., ICLR 2025, arXiv 2410.23232; the aims are [ours]).
@@ -38,7 +41,8 @@ def matching(spec: Matching, task: Task) -> Steps:
     is once it is very sure or very wrong, and the audit does see it; the second term keeps it near its reference.
     No check and no search: the aims have a floor of their own, and the schedule is fixed. Steps are Muon's, of which
     less than half as many are needed as of SGD's; for image generators they are Adam's. Without logits the first term is the mean
-    squared difference of losses. Raises MethodRefused without references.
+    squared difference of losses. A classifier's batches of few forget samples are filled up with remaining ones.
+    Raises MethodRefused without references.
     """
     aims = reference_aims(task)
     if aims is None:
@@ -49,14 +53,14 @@ def matching(spec: Matching, task: Task) -> Steps:
     spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
-    remaining = remaining_losses(task)
+    remaining = remaining_losses(task, aims)
     optimiser = optimiser_towards_aims(task.model, task.objective, rate=spec.learning_rate)
-    # Half as many remaining samples are enough for classifiers. Batches of few forget samples are filled up with them.
-    classifies = task.objective.classes is not None and task.objective.generation is None
-    together = max(spec.batch_size * 3 // 2, spec.batch_size + MIN_NORMALISED_BATCH)
+    classifies = remaining.original is not None and task.objective.generation is None
+    held = _HELD if classifies else 0.5
+    together = max(spec.batch_size * 9 // 4, spec.batch_size + MIN_NORMALISED_BATCH)
 
     def step(index: Tensor, remain: Batch, *, left: int) -> Tensor:
-        anneal(optimiser, share_left=left / spec.steps)
+        anneal(optimiser, share_left=left / spec.steps, held=held)
         loss = matching_loss(task, aims, index, remain, remaining=remaining, temperatures=(1.0, spec.temperature))
         value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
         if left <= max(_SETTLING, spec.steps // 2):

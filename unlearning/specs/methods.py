@@ -145,21 +145,21 @@ class IEU:
 class Matching:
     """Match reference predictions (after Georgiev et al., ICLR 2025, arXiv 2410.23232; docs/methods.md §8 [ours]).
 
-    steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
-    `steps` are too few for that, they are scaled up (`scale_schedule`).
+    steps: the learning rate falls to zero over the last half of them, for classifiers over the last three tenths. passes: how
+    often each forget sample is used at least; if `steps` are too few for that, they are scaled up (`scale_schedule`).
     learning_rate: η of Muon; for image generators Adam takes a fiftieth of it. temperature: T, at which half of the divergence is
     taken; 1 compares plain predictions alone. clip: largest norm of the gradient.
-    batch_size: most forget samples a step. As many remaining samples come to them; for classifiers half as many, or 16, and more
-    where fewer samples are forgotten, so that all steps have equally many samples.
+    batch_size: most forget samples a step. As many remaining samples come to them; for classifiers a quarter more, or 16, and still
+    more where fewer samples are forgotten, so that all steps have equally many samples.
     """
 
     kind: Literal["matching"] = "matching"
     steps: Count = 40
-    passes: Passes = 5.0
+    passes: Passes = 3.4
     learning_rate: LearningRate = 0.05
     temperature: Annotated[float, Ge(1), Le(100)] = 2.0
     clip: Positive = 1.0
-    batch_size: Count = 64
+    batch_size: Count = 32
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -120,13 +120,13 @@ def optimiser_towards_aims(model: nn.Module, objective: Objective, *, rate: floa
     return Muon(trainable(model).values(), rate=rate)
 
 
-def anneal(optimiser: torch.optim.Optimizer, *, share_left: float, factor: float = 1.0) -> None:
-    """Set the learning rate: all of it in the first half of a run, then falling linearly to zero.
+def anneal(optimiser: torch.optim.Optimizer, *, share_left: float, held: float = 0.5, factor: float = 1.0) -> None:
+    """Set the learning rate: all of it in the first part of a run, then falling linearly to zero.
 
-    share_left: the share of the run that is left, 0 to 1. What a model has memorised settles only at a small rate. factor: of the
-    whole schedule.
+    share_left: the share of the run that is left, 0 to 1. What a model has memorised settles only at a small rate. held: the share
+    of the run that has the whole rate, below 1. factor: of the whole schedule.
     """
-    set_rate(optimiser, factor * min(1.0, 2 * share_left))
+    set_rate(optimiser, factor * min(1.0, share_left / (1 - held)))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:

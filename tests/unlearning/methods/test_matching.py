@@ -14,13 +14,14 @@ from unlearning.data.objectives import Answers, classification
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import ReferenceAims, reference_aims
+from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims, remaining_losses
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Matching
 from unlearning.specs.references import ReferencePlan
 from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
+from unlearning.training.optimisation import batch_statistics
 from unlearning.training.references import prepare_references
 
 
@@ -38,6 +39,15 @@ def given(references: References, *, forgotten: int = 24) -> Task:
     made = task(normalised, forgotten=forgotten)
     made.references = references.for_method([key(sample) for sample in made.forget.ids])
     return made
+
+
+def of_class_1(made: Task, *, share: float = 1.0) -> Task:
+    """Let a task forget a share of class 1 in place of its forget set."""
+    train = joined(made.forget, made.remain)
+    of_class = (train.targets == 1).nonzero().flatten()
+    forgotten = of_class[: round(share * len(of_class))]
+    stay = torch.ones(len(train), dtype=torch.bool).index_fill(0, forgotten, False)
+    return replace(made, forget=train.take(forgotten), remain=train.take(stay.nonzero().flatten()), state=State())
 
 
 def distance(made: Task) -> float:
@@ -89,9 +99,9 @@ def test_running_statistics_are_those_of_the_remaining_samples(references: Refer
 
 @pytest.mark.parametrize(
     ("classifier", "batch_size", "forgotten", "remaining"),
-    [(True, 36, 1, 53), (True, 36, 40, 18), (True, 8, 24, 16), (False, 36, 40, 36), (False, 36, 1, 36)],
+    [(True, 36, 1, 80), (True, 36, 40, 45), (True, 8, 24, 16), (False, 36, 40, 36), (False, 36, 1, 36)],
 )
-def test_a_classifiers_step_has_half_as_many_remaining_samples_and_more_where_few_are_forgotten(
+def test_a_classifiers_step_has_a_quarter_more_remaining_samples_and_still_more_where_few_are_forgotten(
     references: References,
     monkeypatch: pytest.MonkeyPatch,
     classifier: bool,
@@ -113,6 +123,64 @@ def test_a_classifiers_step_has_half_as_many_remaining_samples_and_more_where_fe
     run_to_completion(unlearn(Matching(steps=3, batch_size=batch_size, passes=0.0), made))
 
     assert drawn == [remaining] * 3
+
+
+def test_a_classifier_is_drawn_to_what_the_original_answers_to_remaining_samples(references: References) -> None:
+    """At T = 3: T² KL(q^(1/T) ‖ p^(1/T)), also in the joint pass with forget samples; the labels do not count."""
+    made = given(references)
+    aims, batch = reference_aims(made), made.remain.batch
+    remaining = remaining_losses(made, aims)
+    assert aims is not None
+    with torch.no_grad():
+        before = made.model(batch.inputs)
+        for weights in made.model.parameters():
+            weights.mul_(1.1)
+        after = made.model(batch.inputs)
+    q, p = ((logits / 3).softmax(-1).double() for logits in (before, after))
+    expected = 9 * (q * (q / p).log()).sum(-1)
+
+    torch.testing.assert_close(remaining(made.model, batch).double(), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        remaining(made.model, batch._replace(targets=(batch.targets + 1) % 4)).double(), expected, atol=1e-4, rtol=1e-3
+    )
+    index = torch.arange(len(made.forget))
+    with batch_statistics(made.model, samples=len(index) + batch.size):
+        together = made.model(torch.cat([made.forget.inputs, batch.inputs]))[len(index) :]
+    p = (together / 3).softmax(-1).double()
+    torch.testing.assert_close(
+        matching_loss(made, aims, index, batch, remaining=remaining, weight=0.0).double(),
+        (9 * (q * (q / p).log()).sum(-1)).mean(),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+
+def test_what_the_original_answers_of_a_class_that_is_forgotten_as_a_whole_is_not_kept() -> None:
+    made = of_class_1(task(plain))
+    aims = ReferenceAims(objective=made.objective, predictions=None, losses=torch.zeros(len(made.forget)))
+    remaining, batch = remaining_losses(made, aims), made.remain.batch
+    assert made.objective.logits is not None
+
+    def never(inputs: torch.Tensor) -> torch.Tensor:
+        return made.model(inputs).index_fill(1, torch.tensor([1]), -30.0)
+
+    with torch.no_grad():
+        torch.testing.assert_close(remaining(never, batch), torch.zeros(batch.size), atol=1e-2, rtol=0.0)
+        assert float(remaining(made.model, batch).mean()) > 0.1
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_without_aims_or_class_logits_remaining_samples_keep_their_own_loss(
+    references: References, logits: bool
+) -> None:
+    made = given(references)
+    aims = reference_aims(made)
+    if not logits:
+        made.objective = replace(OBJECTIVE, logits=None, classes=None)
+    remaining, batch = remaining_losses(made, None if logits else aims), made.remain.batch
+
+    assert remaining.original is None
+    torch.testing.assert_close(remaining(made.model, batch), made.objective.losses(made.model, batch))
 
 
 def test_without_references_it_is_refused_before_the_first_step() -> None:
@@ -203,12 +271,7 @@ def test_a_forget_weight_is_how_far_the_loss_is_below_the_samples_own_reference(
 def test_a_class_that_is_forgotten_as_a_whole_aims_at_what_models_without_it_say(
     references: References, share: float
 ) -> None:
-    made = task(plain)
-    train = joined(made.forget, made.remain)
-    of_class = (train.targets == 1).nonzero().flatten()
-    forgotten = of_class[: round(share * len(of_class))]
-    stay = torch.ones(len(train), dtype=torch.bool).index_fill(0, forgotten, False)
-    made = replace(made, forget=train.take(forgotten), remain=train.take(stay.nonzero().flatten()), state=State())
+    made = of_class_1(task(plain), share=share)
     made.references = references.for_method([key(sample) for sample in made.forget.ids])
     said = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(2, 4)
 

@@ -67,7 +67,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     aims = reference_aims(task)
     criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack) for attack in attacks])
 
-    remaining = remaining_losses(task)
+    remaining = remaining_losses(task, None)
     optimiser, rehearsing = (
         optimiser_for(task.model, task.objective, rate=share * spec.learning_rate) for share in (1.0, _REHEARSAL_RATE)
     )
