@@ -1,7 +1,7 @@
 """What methods train towards (docs/methods.md §5, §8) [ours].
 
-A forget sample's aim is its reference prediction: what models answer that never saw it. Remaining samples keep what the original
-predicts of them where the objective can compare that, else their low loss.
+A forget sample's aim is its reference prediction: what models answer that never saw it. Remaining samples keep their low loss. In
+an image generator, and in a classifier that has such aims, they keep what the original predicts of them.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,13 @@ from unlearning.training.optimisation import batch_statistics
 
 _CALIBRATING = 512
 """Most held-out samples by which references are calibrated."""
-_KEPT_TEMPERATURE = 3.0
-"""T, at which a classifier's answers to remaining samples are compared with the original's. Plain KL hardly sees how sure they are,
-and few steps on true labels leave the model less sure than a retrained one of everything it is asked."""
+_SHARPENED = 1.1
+"""The power of class probabilities that are the mean of several models, each trained for half of the epochs: less sure than one
+fully trained model. At higher powers forgotten samples pass for known ones."""
+_KEPT_TEMPERATURE, _KEPT_SHARE = 3.0, 0.5
+"""T, at which a classifier's answers to remaining samples are compared with the original's, and the share of this in their loss.
+Plain KL hardly sees how sure an answer is, and few steps on true labels leave a model less sure of everything than a retrained
+one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,6 +46,12 @@ class ReferenceAims:
     predictions: Tensor | None
     losses: Tensor
     other_classes: Tensor | None = None
+
+    def sharpened(self) -> "ReferenceAims":
+        """Return them with class probabilities as sure as one model's; others as they are [ours]."""
+        if self.predictions is None or self.objective.logits is None:
+            return self
+        return replace(self, predictions=_positive(self.predictions.float() ** _SHARPENED, least=1e-6))
 
     def divergences(self, found: Answers, index: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Compute how far k answers are from their aims, (k,): `Prediction.divergences`, or the squared difference of losses.
@@ -185,19 +195,17 @@ class RemainingLosses:
 
     def of_answers(self, found: Answers, batch: Batch) -> Tensor:
         """Compute the loss of each sample, (n,), nats, from a model's answers to a batch. Not for image generators."""
-        if self.original is None:
+        logits, predicts = self.task.objective.logits, self.task.objective.predicts
+        if self.original is None or logits is None or predicts is None or found.outputs is None:
             return found.losses
-        predicts = self.task.objective.predicts
-        assert predicts is not None
-        assert found.outputs is not None
         with torch.no_grad():
-            own = answers(self.task.objective, self.original, batch).float()
-            assert own.outputs is not None
-            kept = predicts.predictions(own.outputs)
-            if self.gone is not None:
-                kept = kept.masked_fill(self.gone.to(kept.device), 0.0)
-            kept = _positive(kept, least=1e-12)
-        return predicts.divergences(kept, found.outputs, _KEPT_TEMPERATURE)
+            kept = predicts.predictions(logits(self.original, batch.inputs).float())
+            if self.gone is not None:  # what remains of such a class stays of it
+                gone = self.gone.to(kept.device) & ~in_classes(batch.targets, self.gone)[:, None]
+                kept = kept.masked_fill(gone, 0.0)
+            kept = _positive(kept, least=torch.finfo(kept.dtype).tiny)
+        moved = predicts.divergences(kept, found.outputs.float(), _KEPT_TEMPERATURE)
+        return (1 - _KEPT_SHARE) * found.losses + _KEPT_SHARE * moved
 
     def mean(self, batch: Batch) -> Loss:
         """Return the mean loss of a batch, a scalar, as a function of the forward pass."""
@@ -216,16 +224,16 @@ def remaining_losses(task: Task, aims: ReferenceAims | None) -> RemainingLosses:
     as most of the noise cannot be known, so the gradient of a batch is mostly chance; that of the distance is 0 until the model
     moves, but for rounding and batch norm.
 
-    Classifiers whose forget samples have aims: T² KL(q^(1/T) ‖ p_θ^(1/T)) with T = 3 and q what the original answers, but for
-    classes that are fully forgotten. It keeps the model as sure as it was. Without aims it would teach the forget set again: what
-    the original answers to similar samples tells of it.
+    Classifiers whose forget samples have aims: ½ of the objective's own loss and ½ T² KL(q^(1/T) ‖ p_θ^(1/T)) with T = 3 and q what
+    the original answers, without the classes that are fully forgotten; samples of such a class keep it. The second term keeps the
+    model as sure as it was. Without aims it would teach the forget set again, as the answers to similar samples tell of it.
 
     All others: the objective's own loss. A comparison costs a copy of the model and a forward pass.
     """
     objective = task.objective
     if objective.generation is not None:
         return RemainingLosses(task=task, original=frozen_copy(task.model))
-    if aims is None or objective.logits is None:
+    if aims is None or objective.logits is None or objective.compared is not None:
         return RemainingLosses(task=task)
     gone = fully_forgotten_classes(task.forget, task.remain, classes=objective.classes)
     return RemainingLosses(task=task, original=frozen_copy(task.model), gone=gone)
@@ -269,7 +277,9 @@ def matching_loss(
             asked = aims.asked(index, others=remain.size)
             found = answers(objective, forward, joined_batch(forget, remain), asked)
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
-            kept = remaining.of_answers(found.take(torch.arange(k, k + remain.size)), remain)
+            kept = remaining.of_answers(
+                Answers(found.losses[k:], None if found.outputs is None else found.outputs[k:], remain.targets), remain
+            )
         as_others = (
             0.0 if aims.other_classes is None else aims.as_other_classes(objective, forward, forget, index).mean()
         )

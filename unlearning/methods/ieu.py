@@ -35,7 +35,7 @@ _ASCENT_SHARE = 0.375
 _REPAIR_ASCENT = 0.5
 """The weight of the ascent there, in units of γ: with the whole of γ samples overshoot their aim by far."""
 
-_AIMED_SHARE, _GENERATOR_SHARE = 0.35, 0.4
+_AIMED_SHARE, _GENERATOR_SHARE = 0.25, 0.4
 """The shares of the schedule that are taken towards aims, which need no check and no search: by Muon, and for image generators by
 Adam [ours]."""
 
@@ -53,8 +53,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
     held-out losses at the latest check, so that what is relearned is raised again; then with γ = 0. While more than half of the
     allowed drop is used up, up to as many repair steps again follow.
 
-    With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked. 0.35 of
-    the steps are taken, by Muon (for image generators 0.4, by Adam):
+    With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked. A quarter of
+    the steps is taken, by Muon (for image generators two fifths, by Adam):
 
         loss = L(B_r; θ) + 2γ · mean KL(q ‖ p_θ(B_f)),  W ← (1 − ηλ)W + σ·std(W)·ξ in the eliminating phase alone
     """
@@ -62,7 +62,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
     task.model.eval()
     aims = reference_aims(task)
     if aims is not None:
-        return (yield from _bounded_by_references(spec, task, aims))
+        return (yield from _bounded_by_references(spec, task, aims.sharpened()))
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
     ceiling = _ceiling(task.objective, task.model, task.criterion)

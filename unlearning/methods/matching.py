@@ -50,6 +50,7 @@ def matching(spec: Matching, task: Task) -> Steps:
             "Matching needs reference predictions, and the model has none that can be used. Prepare them with `expunge "
             "references`, or use LTU or IEU."
         )
+    aims = aims.sharpened()
     spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)

@@ -7,14 +7,14 @@ from torch import nn
 from torch.nn import functional
 
 from tests.unlearning.data.test_references import key
-from tests.unlearning.small import OBJECTIVE, normalised, plain, task
+from tests.unlearning.small import OBJECTIVE, flat, normalised, plain, task
 from tests.unlearning.training.test_references import workload
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Answers, classification
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims, remaining_losses
+from unlearning.methods.aims import ReferenceAims, RemainingLosses, matching_loss, reference_aims, remaining_losses
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Matching
 from unlearning.specs.references import ReferencePlan
@@ -125,48 +125,91 @@ def test_a_classifiers_step_has_a_quarter_more_remaining_samples_and_still_more_
     assert drawn == [remaining] * 3
 
 
-def test_a_classifier_is_drawn_to_what_the_original_answers_to_remaining_samples(references: References) -> None:
-    """At T = 3: T² KL(q^(1/T) ‖ p^(1/T)), also in the joint pass with forget samples; the labels do not count."""
+def test_a_classifiers_remaining_samples_keep_what_the_original_answers(references: References) -> None:
+    """½ of their own loss and ½ T² KL(q^(1/T) ‖ p^(1/T)) at T = 3, also in the joint pass with forget samples."""
     made = given(references)
     aims, batch = reference_aims(made), made.remain.batch
     remaining = remaining_losses(made, aims)
     assert aims is not None
     with torch.no_grad():
-        before = made.model(batch.inputs)
+        q = (made.model(batch.inputs) / 3).softmax(-1)
         for weights in made.model.parameters():
             weights.mul_(1.1)
-        after = made.model(batch.inputs)
-    q, p = ((logits / 3).softmax(-1).double() for logits in (before, after))
-    expected = 9 * (q * (q / p).log()).sum(-1)
 
-    torch.testing.assert_close(remaining(made.model, batch).double(), expected, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(
-        remaining(made.model, batch._replace(targets=(batch.targets + 1) % 4)).double(), expected, atol=1e-4, rtol=1e-3
-    )
+    def expected(logits: torch.Tensor) -> torch.Tensor:
+        kept = 9 * (q * (q.log() - (logits / 3).log_softmax(-1))).sum(-1)
+        return (functional.cross_entropy(logits, batch.targets, reduction="none") + kept) / 2
+
+    torch.testing.assert_close(remaining(made.model, batch), expected(made.model(batch.inputs)), atol=1e-4, rtol=1e-3)
     index = torch.arange(len(made.forget))
+    found = matching_loss(made, aims, index, batch, remaining=remaining, weight=0.0)
     with batch_statistics(made.model, samples=len(index) + batch.size):
         together = made.model(torch.cat([made.forget.inputs, batch.inputs]))[len(index) :]
-    p = (together / 3).softmax(-1).double()
-    torch.testing.assert_close(
-        matching_loss(made, aims, index, batch, remaining=remaining, weight=0.0).double(),
-        (9 * (q * (q / p).log()).sum(-1)).mean(),
-        atol=1e-4,
-        rtol=1e-3,
-    )
+    torch.testing.assert_close(found, expected(together).mean(), atol=1e-4, rtol=1e-3)
 
 
-def test_what_the_original_answers_of_a_class_that_is_forgotten_as_a_whole_is_not_kept() -> None:
-    made = of_class_1(task(plain))
+def test_a_very_sure_model_is_where_it_should_be() -> None:
+    """At T = 3 a least probability of 1e-12 would ask it to be less sure."""
+    made = task(plain)
+    with torch.no_grad():
+        for weights in made.model.parameters():
+            weights.mul_(4.0)
     aims = ReferenceAims(objective=made.objective, predictions=None, losses=torch.zeros(len(made.forget)))
     remaining, batch = remaining_losses(made, aims), made.remain.batch
-    assert made.objective.logits is not None
+    assert made.model(batch.inputs).softmax(-1).amin() < 1e-20
+
+    kept = 2 * remaining(made.model, batch) - made.objective.losses(made.model, batch)
+
+    torch.testing.assert_close(kept, torch.zeros(batch.size), atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("method", [Matching(), IEU()], ids=lambda spec: spec.kind)
+def test_both_methods_compare_remaining_samples_with_the_original(
+    references: References, monkeypatch: pytest.MonkeyPatch, method: Matching | IEU
+) -> None:
+    made = given(references)
+    before = flat(made.model)
+    originals: list[torch.Tensor] = []
+    of_answers = RemainingLosses.of_answers
+
+    def watched(remaining: RemainingLosses, found: Answers, batch: Batch) -> torch.Tensor:
+        assert remaining.original is not None
+        originals.append(flat(remaining.original))
+        return of_answers(remaining, found, batch)
+
+    monkeypatch.setattr(RemainingLosses, "of_answers", watched)
+    run_to_completion(unlearn(replace(method, passes=0.0), made))
+
+    assert originals
+    assert all(torch.equal(one, before) for one in originals)
+
+
+def test_of_a_class_that_is_forgotten_as_a_whole_only_its_own_remaining_samples_keep_it() -> None:
+    made = of_class_1(task(plain))
+    made.objective = replace(made.objective, losses=lambda forward, batch: 0.0 * forward(batch.inputs).sum(-1))
+    aims = ReferenceAims(objective=made.objective, predictions=None, losses=torch.zeros(len(made.forget)))
+    remaining, batch = remaining_losses(made, aims), made.remain.batch
+    of_it = batch._replace(targets=torch.ones_like(batch.targets))
 
     def never(inputs: torch.Tensor) -> torch.Tensor:
-        return made.model(inputs).index_fill(1, torch.tensor([1]), -30.0)
+        return made.model(inputs).index_fill(1, torch.tensor([1]), -1e4)
 
     with torch.no_grad():
-        torch.testing.assert_close(remaining(never, batch), torch.zeros(batch.size), atol=1e-2, rtol=0.0)
+        torch.testing.assert_close(remaining(never, batch), torch.zeros(batch.size), atol=1e-4, rtol=0.0)
         assert float(remaining(made.model, batch).mean()) > 0.1
+        torch.testing.assert_close(remaining(made.model, of_it), torch.zeros(batch.size), atol=1e-4, rtol=0.0)
+        assert float(remaining(never, of_it).mean()) > 0.1
+
+
+def test_aims_are_as_sure_as_one_model(references: References) -> None:
+    aims = reference_aims(given(references))
+    assert aims is not None
+    found, whole = aims.sharpened().predictions, aims.predictions
+    assert found is not None
+    assert whole is not None
+    expected = whole.double() ** 1.1
+    torch.testing.assert_close(found.double(), expected / expected.sum(-1, keepdim=True), atol=1e-5, rtol=1e-3)
+    assert float(found.amax(-1).mean()) > float(whole.amax(-1).mean())
 
 
 @pytest.mark.parametrize("logits", [True, False])
