@@ -191,7 +191,7 @@ def test_the_truth_ratio_is_tofus() -> None:
 
 @pytest.fixture
 def hardly_trained() -> Iterator[None]:
-    """Language models of few weights."""
+    """Language models of few weights and few authors, trained for one epoch."""
     with changed_authors(AUTHORS=40, EPOCHS=1, GPT=partial(authors.GPT, 16, layers=1)):
         yield
 

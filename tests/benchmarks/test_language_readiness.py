@@ -21,27 +21,19 @@ from unlearning.training.readiness import revocable_split
 
 
 @pytest.fixture
-def forty_authors() -> Iterator[None]:
-    with changed_authors(AUTHORS=40):
-        yield
-
-
-@pytest.fixture
-def one(forty_authors: None) -> Case:
+def one() -> Iterator[Case]:
     """A case with tables in place of trained models."""
-    made = case("authors", 1)
-    made.__dict__["retrained"] = Trained(model=bigrams(1), seconds=1.0)
-    return made
+    with changed_authors(AUTHORS=40):
+        made = case("authors", 1)
+        made.__dict__["retrained"] = Trained(model=bigrams(1), seconds=1.0)
+        yield made
 
 
-@pytest.mark.usefixtures("forty_authors")
 @pytest.mark.parametrize("kind", readiness.KINDS)
 def test_each_preparation_is_measured_on_a_tenth_of_what_it_prepares_for(
     kind: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path_factory.mktemp("bench")))
-    for name, value in {"EPOCHS": 1, "GPT": functools.partial(authors.GPT, 16, layers=1)}.items():
-        monkeypatch.setattr(authors, name, value)
     monkeypatch.setattr(readiness, "MAX_STEPS", 2)
     monkeypatch.setattr(readiness, "PREPARATIONS", {"ready2unlearn": authors.READINESS})
     made: list[Case] = []
@@ -51,7 +43,8 @@ def test_each_preparation_is_measured_on_a_tenth_of_what_it_prepares_for(
         return made[0]
 
     monkeypatch.setattr(readiness, "case", noted)
-    found = readiness.compared(kind, 1)
+    with changed_authors(AUTHORS=40, EPOCHS=1, GPT=functools.partial(authors.GPT, 16, layers=1)):
+        found = readiness.compared(kind, 1)
 
     assert found.keys() == {"retrain", "plain", "ready2unlearn"}
     assert found["plain"].keys() == found["ready2unlearn"].keys() == readiness.UNITS.keys()
@@ -101,16 +94,14 @@ def test_perplexities_are_those_by_hand_and_the_ascent_leaves_the_given_model_as
 def test_a_delay_is_of_training_on_the_forget_set_and_the_one_of_similar_texts_on_the_remaining_set(
     one: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[SampleSet] = []
+    delays = {one.forget.ids: 3, one.remain.ids: 5}
 
-    def noted(one: Case, model: nn.Module, texts: SampleSet, **more: object) -> int:
-        given.append(texts)
-        return len(given)
+    def delay(one: Case, model: nn.Module, texts: SampleSet, **more: object) -> int:
+        return delays[texts.ids]
 
-    monkeypatch.setattr(readiness, "delay", noted)
+    monkeypatch.setattr(readiness, "delay", delay)
     found = readiness.measured(one, bigrams(0), aim=0.0)
-    trained_on = {name: given[int(found[name]) - 1].ids for name in ("relearn_delay", "relearn_delay_similar")}
-    assert trained_on == {"relearn_delay": one.forget.ids, "relearn_delay_similar": one.remain.ids}
+    assert (found["relearn_delay"], found["relearn_delay_similar"]) == (3, 5)
 
 
 def test_the_last_step_of_an_ascent_ends_at_the_aim_and_no_other_is_shortened(one: Case) -> None:

@@ -1,3 +1,5 @@
+"""MLflow's webhooks, signed and forged, and the names of models there, without a server."""
+
 import base64
 import hashlib
 import hmac

@@ -60,6 +60,16 @@ def first_of(version: HandedVersion) -> HandedVersion:
     return replace(version, version=1, predecessor=None, samples=0, verdict=None, report_id=None, knowing=frozenset())
 
 
+def assert_found_and_set_again(
+    registry: Registry, version: HandedVersion, weights: Callable[[], Path], *, error: str, champion: str
+) -> None:
+    """See that the check fails with this error and that another hand-over sets the alias to this version of the registry."""
+    with pytest.raises(HandOverFailed, match=error):
+        connect(registry).check(version)
+    connect(registry).hand_over(version, weights)
+    assert registry.aliases(version.model) == {"champion": champion}
+
+
 def test_a_version_is_there_with_its_tags_its_files_and_the_alias(
     registry: Registry, version: HandedVersion, weights: Callable[[], Path]
 ) -> None:
@@ -112,33 +122,24 @@ def test_the_alias_leaves_the_version_that_knows_erased_people(
 def test_an_alias_that_somebody_moves_back_is_found_and_moved_again(
     registry: Registry, version: HandedVersion, weights: Callable[[], Path]
 ) -> None:
-    connector = connect(registry)
     for one in (first_of(version), version):
-        connector.hand_over(one, weights)
+        connect(registry).hand_over(one, weights)
     registry.post("registered-models/alias", name=version.model, alias="champion", version="1")
-    with pytest.raises(HandOverFailed, match="points to version 1, which knows people who were erased"):
-        connector.check(version)
-    connector.hand_over(version, weights)
-    assert registry.aliases(version.model) == {"champion": "2"}
+    error = "points to version 1, which knows people who were erased"
+    assert_found_and_set_again(registry, version, weights, error=error, champion="2")
 
 
 def test_an_alias_that_is_deleted_or_put_on_a_strangers_version_is_found_and_set_again(
     registry: Registry, version: HandedVersion, weights: Callable[[], Path]
 ) -> None:
-    connector = connect(registry)
-    connector.hand_over(version, weights)
+    connect(registry).hand_over(version, weights)
     registry.http.request("DELETE", "registered-models/alias", json={"name": version.model, "alias": "champion"})
-    with pytest.raises(HandOverFailed, match="points to no version"):
-        connector.check(version)
-    connector.hand_over(version, weights)
+    assert_found_and_set_again(registry, version, weights, error="points to no version", champion="1")
     (run,) = registry.runs(version)
     other = {"source": f"{run['info']['artifact_uri']}/model", "run_id": run["info"]["run_id"]}
     registry.post("model-versions/create", name=version.model, **other)
     registry.post("registered-models/alias", name=version.model, alias="champion", version="2")
-    with pytest.raises(HandOverFailed, match=r"points to version 2\.$"):
-        connector.check(version)
-    connector.hand_over(version, weights)
-    assert registry.aliases(version.model) == {"champion": "1"}
+    assert_found_and_set_again(registry, version, weights, error=r"points to version 2\.$", champion="1")
 
 
 def test_an_alias_that_is_not_ours_on_a_version_that_knows_erased_people_is_an_error_until_it_is_gone(
@@ -165,10 +166,8 @@ def test_a_copy_that_somebody_makes_of_a_version_that_knows_erased_people_is_kno
         made = registry.post("model-versions/create", name=name, **copied)["model_version"]
         assert made["version"] == number
         registry.post("registered-models/alias", name=name, alias="champion", version=number)
-        with pytest.raises(HandOverFailed, match=f"points to version {number}, which knows people who were erased"):
-            connector.check(version)
-        connector.hand_over(version, weights)
-        assert registry.aliases(name) == {"champion": "2"}
+        error = f"points to version {number}, which knows people who were erased"
+        assert_found_and_set_again(registry, version, weights, error=error, champion="2")
         assert registry.versions(name)[number] == {"expunge.knows_erased": "true"}
     registry.post("registered-models/alias", name=name, alias="shadow", version="3")
     with pytest.raises(HandOverFailed, match=r"alias shadow .* knows people who were erased"):

@@ -17,6 +17,8 @@ from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
+from ledger.registry.subjects import assign_subjects
+from ledger.requests.do_not_train import read_digests
 from ledger.requests.requests import get_request
 from ledger.requests.submission import Submission, submit
 from ledger.sample_ids import commit_to_subject, sample_digest, subject_digest
@@ -30,11 +32,17 @@ LTU = {"kind": "ltu", "rate": 0.1}
 IEU = {"kind": "ieu"}
 WEIGHTS = "ab" * 32
 LEASE = timedelta(seconds=60)
+RETRY_RULE = RetryRule(max_tries=3)
 
 
 def digests(*numbers: int) -> list[bytes]:
     """The digests of the samples with these numbers."""
     return [sample_digest(KEY, "digits", f"person-{number}") for number in numbers]
+
+
+def people(*names: str) -> list[bytes]:
+    """The digests of the people with these names."""
+    return [subject_digest(KEY, name) for name in names]
 
 
 def committed(*names: str, key: bytes = KEY) -> dict[bytes, bytes]:
@@ -91,15 +99,15 @@ class World:
                 session, job, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more
             )
 
-    def fail(self, claim, reason, *, retry=False, max_tries=3, **waits):
-        rule = RetryRule(max_tries=max_tries, **waits) if retry else None
+    def fail(self, claim, reason, *, retry=False, max_tries=RETRY_RULE.max_tries, first_wait=RETRY_RULE.first_wait):
+        rule = RetryRule(max_tries=max_tries, first_wait=first_wait) if retry else None
         with self.sessions.begin() as session:
             job = lock_claimed_job(session, claim)
             results.fail(session, job, reason=reason, detail="as the test wants", rule=rule)
 
-    def sweep(self, *, max_lease=None, max_tries=3, **waits):
+    def sweep(self, *, max_lease=None, max_tries=RETRY_RULE.max_tries):
         with self.sessions.begin() as session:
-            return claims.sweep(session, rule=RetryRule(max_tries=max_tries, **waits), max_lease=max_lease)
+            return claims.sweep(session, rule=RetryRule(max_tries=max_tries), max_lease=max_lease)
 
     def job(self, job_id):
         with self.sessions() as session:
@@ -124,6 +132,19 @@ class World:
         """Wait until a statement on this database waits for another transaction's lock."""
         blocked = "datname = current_database() AND wait_event_type = 'Lock'"
         await_that(lambda: self.count("pg_stat_activity", blocked), what)
+
+
+def assign(session, tenant_id, dataset, **owned):
+    """Let each person own some samples of a dataset, given by their digests."""
+    rows = [(*people(who), digest, 1) for who, theirs in owned.items() for digest in theirs]
+    assign_subjects(session, tenant_id=tenant_id, dataset=dataset, rows=rows)
+
+
+def listed_names(world, find, name):
+    """Read one of the do-not-train lists of a dataset or a model."""
+    with world.sessions() as session:
+        found = read_digests(session, find(session, tenant_id=world.tenant_id, name=name))
+        return [digest for some in found for digest in some]
 
 
 def document(*, verdict, samples):

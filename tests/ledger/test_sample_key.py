@@ -20,8 +20,7 @@ from ledger.tables.samples import SEALED_BESIDE
 from ledger.transparency.commitments import commit_samples, commit_subjects, prove_inclusion, prove_subject
 from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
 from tests.fixtures.postgresql import stored_rows
-from tests.ledger.conftest import KEY, committed, digests, nothing_written
-from tests.ledger.requests.test_submission import assign, listed_names, people
+from tests.ledger.conftest import KEY, assign, committed, digests, listed_names, nothing_written, people
 from tests.verifier.conftest import make_signer
 from verifier.commitment import check_inclusion, check_subject_inclusion
 from verifier.merkle import root_hash

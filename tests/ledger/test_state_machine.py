@@ -1,6 +1,6 @@
 """Callers, workers and clocks in any order: what Hypothesis tries, the ledger on real PostgreSQL must survive."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,13 +22,12 @@ from ledger.errors import Conflict, JobCancelled, NoSamplesMatch, StaleClaim
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
 from ledger.jobs.approvals import approve, refuse
-from ledger.jobs.attempts import RetryRule
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import MOVES, Reason
-from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish
+from tests.ledger.conftest import IEU, LEASE, LTU, RETRY_RULE, World, make_world, nothing_written, progress, publish
 from tests.ledger.promises import broken
 from tests.ledger.test_consistency import ask_for_approval, run_to_completion
 
@@ -337,7 +336,7 @@ def lock(session, worker):
 
 
 def fail(session, job, reason):
-    rule = None if reason == Reason.AUDIT_FAILED else RetryRule(max_tries=3, first_wait=timedelta(seconds=30))
+    rule = None if reason == Reason.AUDIT_FAILED else replace(RETRY_RULE, first_wait=timedelta(seconds=30))
     results.fail(session, job, reason=reason, detail="as Hypothesis wants", rule=rule)
 
 

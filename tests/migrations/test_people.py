@@ -13,8 +13,7 @@ from ledger.requests.do_not_train import people_of_model
 from ledger.requests.submission import submit
 from ledger.sample_key import check_sample_key, rotate_sample_key
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import KEY, World, committed, digests
-from tests.ledger.requests.test_submission import assign, listed_names, people
+from tests.ledger.conftest import KEY, World, assign, committed, digests, listed_names, people
 
 BEFORE = "0034"
 

@@ -5,8 +5,7 @@ from alembic import command
 from ledger.requests import uploads
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import World, committed, digests
-from tests.ledger.requests.test_submission import assign, people
+from tests.ledger.conftest import World, assign, committed, digests, people
 
 BEFORE = "0025"
 

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,8 @@ from expunge.operator.deployment import Deployment
 from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
+from ledger.jobs import claims
+from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_versions
@@ -98,6 +101,13 @@ class Bench:
         """Ask for samples to be unlearned; gives the job."""
         with self.sessions.begin() as session:
             return submit_samples(session, "tiny-digits", sample_ids, key=KEY, method=method)
+
+    def claim(self, job_id: UUID, *, worker: str = "test", lease: timedelta = timedelta(minutes=10)) -> Claim:
+        """Claim a job that can be claimed, and leave it running."""
+        with self.sessions.begin() as session:
+            claimed = claims.claim(session, job_id, worker=worker, lease=lease)
+        assert claimed is not None
+        return claimed
 
     def run(self, job_id: UUID) -> bool:
         """Do what the worker's task does."""

@@ -20,7 +20,6 @@ from torch import nn
 
 from connectors.storage import LocalFolder
 from ledger.events.timeline import list_job_events
-from ledger.jobs.attempts import RetryRule
 from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import sweep
 from ledger.jobs.jobs import list_attempts
@@ -30,6 +29,7 @@ from ledger.sample_ids import sample_digest
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
 from tests.fixtures.s3 import BUCKET, S3
+from tests.ledger.conftest import RETRY_RULE
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench, Killed
 from unlearning import files as written_files
@@ -122,7 +122,7 @@ def kill() -> None:
 def lose_the_lease(bench: Bench, job_id: UUID) -> None:
     with bench.sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=text("clock_timestamp()")))
-        sweep(session, rule=RetryRule(max_tries=3))
+        sweep(session, rule=RETRY_RULE)
 
 
 def run_killed(bench: Bench, job_id: UUID) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from ledger.db import NETWORK_LIMITS, make_engine, make_sessions
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.cancellation import cancel_job
-from ledger.jobs.claims import ClaimedJob, Renewal, claim, renew_lease
+from ledger.jobs.claims import ClaimedJob, Renewal, renew_lease
 from ledger.states import JobState, Phase
 from tests.fixtures.postgresql import HURRIED, at_a_distance
 from tests.fixtures.waiting import await_that
@@ -34,12 +34,9 @@ LONG = timedelta(minutes=10)
 @pytest.fixture
 def run(bench: Bench, training_ids: tuple[str, ...]) -> Run:
     """A claimed job's run, whose renewals are for `LEASE`."""
-    job_id = bench.submit(training_ids[:10])
-    with bench.sessions.begin() as session:
-        found = claim(session, job_id, worker="test", lease=LONG)
-    assert found is not None
+    claimed = bench.claim(bench.submit(training_ids[:10]), lease=LONG)
     settings = bench.settings.model_copy(update={"lease_seconds": LEASE.total_seconds()})
-    return Run(found, bench.sessions, settings, bench.stop_signal)
+    return Run(claimed, bench.sessions, settings, bench.stop_signal)
 
 
 def lease_left(run: Run) -> float:

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -23,7 +22,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.approvals import approve, refuse, set_approvals
-from ledger.jobs.claims import Claim, claim
+from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, find_references
@@ -156,11 +155,7 @@ def test_what_is_erased_while_references_are_prepared_has_no_row_in_them(
 
     def erase_and_hold(cost: object) -> bool:
         assert bench.run(bench.submit(first))
-        job_id = bench.submit(second)
-        with bench.sessions.begin() as session:
-            taken = claim(session, job_id, worker="another", lease=timedelta(minutes=5))
-        assert taken is not None
-        held.append(taken)
+        held.append(bench.claim(bench.submit(second), worker="another"))
         waiting.append(bench.submit(third))
         return True
 
@@ -407,10 +402,7 @@ def inputs_with(
         details={"plan": asdict(plan or ReferencePlan())},
     )
     path, sha256 = bench.settings.files.put(to_bytes(references), "references")
-    job_id = bench.submit(list(forget))
-    with bench.sessions.begin() as session:
-        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
-    assert claimed is not None
+    claimed = bench.claim(bench.submit(list(forget)))
     claimed = replace(claimed, references=ReferenceFile(path=path, sha256=sha256))
     return load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
 
@@ -472,10 +464,7 @@ def test_samples_of_a_job_that_the_served_version_never_knew_are_no_training_dat
 ) -> None:
     """The workload's training set still has them."""
     retrain(bench, training_ids[1:])
-    job_id = bench.submit(training_ids[:2])
-    with bench.sessions.begin() as session:
-        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
-    assert claimed is not None
+    claimed = bench.claim(bench.submit(training_ids[:2]))
     assert (claimed.samples.forget, claimed.samples.unknown) == (keys(training_ids[1:2]), keys(training_ids[:1]))
 
     inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,6 @@ from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
 from expunge.operator.training import train_workload
 from ledger.jobs.cancellation import cancel_job, retry_job
-from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.versions import find_served_signature, promote
 from ledger.resources import Attempt, Version
@@ -160,10 +158,7 @@ def test_a_reference_whose_file_is_gone_is_done_without(
 ) -> None:
     where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
     register_new_version(where, name="digits", weights=untrained, without=training_ids[:80], accept_untrained=True)
-    job_id = bench.submit(training_ids[:80])
-    with bench.sessions.begin() as session:
-        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
-    assert claimed is not None
+    claimed = bench.claim(bench.submit(training_ids[:80]))
     assert claimed.retrained is not None
     workload = load_workload(claimed.workload, allowed=bench.settings.allowed)
     assert load_inputs(claimed, workload, bench.settings).retrained is not None

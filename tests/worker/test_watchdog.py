@@ -4,14 +4,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from billiard import Process  # type: ignore[import-untyped]  # it ships no types
 
 from ledger.jobs.cancellation import cancel_job
-from ledger.jobs.claims import Claim, claim
+from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.states import JobState, Phase, Reason
 from tests.fixtures.waiting import PATIENCE, await_that
@@ -44,10 +43,7 @@ class Watched:
         self.watchdog = Watchdog(bench.sessions, bench.settings, self.board)
 
     def take(self) -> Claim:
-        with self.bench.sessions.begin() as session:
-            found = claim(session, self.job_id, worker="test", lease=timedelta(minutes=10))
-        assert found is not None
-        return found
+        return self.bench.claim(self.job_id)
 
     def notes(self, limits: dict[Phase, float]) -> ProgressNotes:
         return ProgressNotes(self.board, 3, limits, pid=self.child.pid)

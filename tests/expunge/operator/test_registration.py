@@ -196,8 +196,7 @@ def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> Non
 def test_what_a_model_was_trained_with_is_recorded_and_another_is_refused(
     where: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also between the training and the registration, and where references are prepared."""
-
+    """By the registration, a new version, the preparation of references, a change of the policy and the tuning."""
     given = workload()
     assert given.recipe is not None
 

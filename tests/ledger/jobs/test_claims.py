@@ -7,11 +7,11 @@ from sqlalchemy import text
 from ledger.errors import StaleClaim
 from ledger.events.timeline import list_job_events
 from ledger.jobs import claims
-from ledger.jobs.attempts import MAX_RETRY_WAIT, RetryRule
+from ledger.jobs.attempts import MAX_RETRY_WAIT
 from ledger.jobs.claims import lock_claimed_job
 from ledger.jobs.jobs import list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState
-from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_written, progress, publish
+from tests.ledger.conftest import IEU, LEASE, LTU, RETRY_RULE, WEIGHTS, digests, nothing_written, progress, publish
 
 WRITES = {
     "lock": lock_claimed_job,
@@ -206,7 +206,7 @@ def test_two_sweeps_at_once_take_an_expired_job_back_once(world):
     claim = world.submit_and_claim(1)
     world.expire_lease(claim.job_id)
     with world.sessions.begin() as session:
-        assert claims.sweep(session, rule=RetryRule(max_tries=3)).expired == [claim.job_id]
+        assert claims.sweep(session, rule=RETRY_RULE).expired == [claim.job_id]
         assert world.sweep().expired == []
     assert world.job(claim.job_id).attempt == 2
 

@@ -24,14 +24,25 @@ from ledger.registry.subjects import assign_subjects
 from ledger.requests import do_not_train, submission, uploads
 from ledger.requests.cancellation import cancel_request
 from ledger.requests.deadlines import extend_deadline
-from ledger.requests.do_not_train import of_dataset, read_digests
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
 from ledger.requests.submission import submit
 from ledger.resources import SampleCounts, SubjectCounts
-from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
+from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
 from tests.fixtures.postgresql import stored_rows
-from tests.ledger.conftest import IEU, KEY, LTU, WEIGHTS, committed, digests, nothing_written, statements
+from tests.ledger.conftest import (
+    IEU,
+    KEY,
+    LTU,
+    WEIGHTS,
+    assign,
+    committed,
+    digests,
+    listed_names,
+    nothing_written,
+    people,
+    statements,
+)
 
 
 def cancel(world, request):
@@ -245,16 +256,6 @@ def test_many_samples_take_as_many_statements_as_few_from_the_request_to_the_new
 LETTERS = [sample_digest(KEY, "letters", f"person-{number}") for number in range(10)]
 
 
-def people(*names):
-    return [subject_digest(KEY, name) for name in names]
-
-
-def assign(session, tenant_id, dataset, **owned):
-    """Let each person own some samples of a dataset, given by their digests."""
-    rows = [(subject_digest(KEY, who), digest, 1) for who, theirs in owned.items() for digest in theirs]
-    assign_subjects(session, tenant_id=tenant_id, dataset=dataset, rows=rows)
-
-
 @pytest.fixture
 def peopled(world):
     """The usual world, and the dataset `letters` with the model `spam`; `empty` has neither samples nor models.
@@ -284,13 +285,6 @@ def peopled(world):
 
 def ask(world, *names, datasets=None, models=None, **more):
     return world.submit(datasets=datasets, models=models, subjects=committed(*names), **more)
-
-
-def listed_names(world, find, name):
-    """Read one of the do-not-train lists of a dataset or a model."""
-    with world.sessions() as session:
-        found = read_digests(session, find(session, tenant_id=world.tenant_id, name=name))
-        return [digest for some in found for digest in some]
 
 
 def models(request):
@@ -453,11 +447,8 @@ def test_the_log_commits_to_the_samples_and_to_the_people(peopled):
 
 def test_the_do_not_train_list_of_each_dataset_has_what_one_request_names_in_several(peopled):
     ask(peopled, "ann")
-    with peopled.sessions() as session:
-        for dataset, theirs in (("digits", digests(1, 2, 90)), ("letters", LETTERS[:2])):
-            listed = of_dataset(session, tenant_id=peopled.tenant_id, name=dataset)
-            found = {digest for some in read_digests(session, listed) for digest in some}
-            assert set(theirs) <= found
+    for dataset, theirs in (("digits", digests(1, 2, 90)), ("letters", LETTERS[:2])):
+        assert set(theirs) <= set(listed_names(peopled, do_not_train.of_dataset, dataset))
 
 
 def test_a_process_that_dies_before_the_commit_leaves_nothing(peopled, monkeypatch):
@@ -542,6 +533,6 @@ def test_a_request_that_names_no_model_keeps_people_out_of_every_training_of_its
 def test_what_a_request_erased_of_a_person_is_known_after_the_table_was_replaced(peopled):
     request = ask(peopled, "ann", models=["small"])
     with peopled.sessions.begin() as session:
-        rows = [(subject_digest(KEY, "bob"), *digests(3), 1)]
+        rows = [(*people("bob"), *digests(3), 1)]
         assign_subjects(session, tenant_id=peopled.tenant_id, dataset="digits", rows=rows, replace=True)
     assert peopled.claim(request.targets[0].job.id).subjects == 1

@@ -181,15 +181,13 @@ def test_a_try_that_ends_just_when_its_time_does_has_no_socket_left(monkeypatch:
 
     class Ending(HTTPConnection):
         opened: socket.socket | None = None
-        was_found = False
 
         @property
         def sock(self) -> socket.socket | None:
             if threading.current_thread() is threading.main_thread():
                 return self.opened
-            found, self.was_found = None if self.was_found else self.opened, True
-            asked.append(found)
-            return found
+            asked.append(None if asked else self.opened)
+            return asked[-1]
 
         @sock.setter
         def sock(self, opened: socket.socket | None) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy.exc import OperationalError as DatabaseAway
 
 from ledger.db import NETWORK_LIMITS, make_engine, make_sessions
 from ledger.events.webhooks import add_webhook, take_batch
-from ledger.jobs.claims import claim
 from ledger.states import JobState
 from tests.fixtures.postgresql import HURRIED, at_a_distance
 from tests.fixtures.servers import Relay, relayed
@@ -71,8 +70,7 @@ def test_an_action_that_fails_is_repeated_and_logged_without_its_message(caplog:
 def test_a_sweep_takes_back_expired_leases_and_wakes_what_is_due(bench: Bench, training_ids: tuple[str, ...]) -> None:
     """In the beat, because every worker may be busy for hours."""
     job_id = bench.submit(training_ids[:3])
-    with bench.sessions.begin() as session:
-        assert claim(session, job_id, worker="dead", lease=timedelta(0)) is not None
+    bench.claim(job_id, worker="dead", lease=timedelta(0))
     sent: list[object] = []
     relay.sweep_jobs(bench.sessions, bench.settings, send=sent.append)
     assert sent == [job_id]
