@@ -85,12 +85,12 @@ NAMES = {
 }
 CASES = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The titles of the README's cases."""
-SOURCES = ("speed", "quality_cifar_baselines", "quality", "quality_cifar")
+SOURCES = ("speed", "quality_others", "quality_cifar_others", "quality", "quality_cifar")
 """The files of the README's figures; where two have a figure, the later one counts."""
 SUMMARY = {
-    "LTU": "ltu_without_references",
-    "IEU": "ieu_without_references",
-    "matching, with references": "matching",
+    "LTU": "ltu",
+    "IEU": "ieu",
+    "matching": "matching",
     "retraining again": "retrain",
 }
 """The README's rows, and the methods that they show."""

@@ -27,7 +27,7 @@ _CALIBRATING = 512
 _SHARPENED = 1.1
 """The power of class probabilities that are the mean of several models, each trained for half of the epochs: less sure than one
 fully trained model. At higher powers forgotten samples pass for known ones."""
-_KEPT_TEMPERATURE, _KEPT_SHARE = 3.0, 0.5
+_ANSWER_TEMPERATURE, _ANSWER_SHARE = 3.0, 0.5
 """T, at which a classifier's answers to remaining samples are compared with the original's, and the share of this in their loss.
 Plain KL hardly sees how sure an answer is, and few steps on true labels leave a model less sure of everything than a retrained
 one."""
@@ -204,8 +204,8 @@ class RemainingLosses:
                 gone = self.gone.to(kept.device) & ~in_classes(batch.targets, self.gone)[:, None]
                 kept = kept.masked_fill(gone, 0.0)
             kept = _positive(kept, least=torch.finfo(kept.dtype).tiny)
-        moved = predicts.divergences(kept, found.outputs.float(), _KEPT_TEMPERATURE)
-        return (1 - _KEPT_SHARE) * found.losses + _KEPT_SHARE * moved
+        moved = predicts.divergences(kept, found.outputs.float(), _ANSWER_TEMPERATURE)
+        return (1 - _ANSWER_SHARE) * found.losses + _ANSWER_SHARE * moved
 
     def mean(self, batch: Batch) -> Loss:
         """Return the mean loss of a batch, a scalar, as a function of the forward pass."""
