@@ -291,6 +291,17 @@ def test_after_the_method_only_the_audit_is_done_again(
     assert second.timings[Phase.UNLEARN] > 0  # what it took, although another attempt took it
 
 
+def why_not_used(bench: Bench, job_id: UUID, interrupt: Interrupt, change: Callable[[], object]) -> str:
+    """Kill a job after its seventh step, change something, run it again, and return why it did not go on from the checkpoint."""
+    taken = interrupt(kill, after=7)
+    run_killed(bench, job_id)
+    change()
+    bench.run(job_id)
+    assert taken[7] == 1
+    (ignored,) = events(bench, job_id, "job.checkpoint_ignored")
+    return str(ignored["why"])
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -308,15 +319,7 @@ def test_a_damaged_checkpoint_is_recorded_and_the_method_starts_again(
     why: str,
 ) -> None:
     job_id = eager.submit(training_ids[:80])
-    taken = interrupt(kill, after=7)
-    run_killed(eager, job_id)
-    (path,) = files(eager, job_id)
-    damage(path)
-    eager.run(job_id)
-
-    assert taken[7] == 1
-    (ignored,) = events(eager, job_id, "job.checkpoint_ignored")
-    assert why in ignored["why"]
+    assert why in why_not_used(eager, job_id, interrupt, lambda: damage(*files(eager, job_id)))
     assert forgotten == [reference.weights()]
 
 
@@ -324,44 +327,29 @@ def test_a_checkpoint_of_another_method_is_not_used(
     eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
 ) -> None:
     job_id = eager.submit(training_ids[:80])
-    taken = interrupt(kill, after=7)
-    run_killed(eager, job_id)
-    with eager.sessions.begin() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(method={**METHOD, "learning_rate": 0.001}))
-    eager.run(job_id)
 
-    assert taken[7] == 1
-    (ignored,) = events(eager, job_id, "job.checkpoint_ignored")
-    assert "of another method" in ignored["why"]
+    def change() -> None:
+        with eager.sessions.begin() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(method={**METHOD, "learning_rate": 0.001}))
+
+    assert "of another method" in why_not_used(eager, job_id, interrupt, change)
 
 
 def test_a_checkpoint_by_a_loss_that_was_fitted_to_other_targets_is_not_used(
     eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = eager.submit(training_ids[:80])
-    taken = interrupt(kill, after=7)
-    run_killed(eager, job_id)
-    monkeypatch.setattr(Workload, "fitted_to", "held_out")
-    eager.run(job_id)
-
-    assert taken[7] == 1
-    assert len(events(eager, job_id, "job.checkpoint_ignored")) == 1
+    assert why_not_used(eager, job_id, interrupt, lambda: monkeypatch.setattr(Workload, "fitted_to", "held_out"))
 
 
 def test_a_checkpoint_of_a_workload_with_other_fingerprints_is_not_used(
     eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model was registered without any, so that nothing else shows that its tokenizer has changed since."""
-    job_id = eager.submit(training_ids[:80])
-    taken = interrupt(kill, after=7)
-    run_killed(eager, job_id)
     made = dataclasses.replace(digits.workload(), fingerprints={"tokenizer": "ab"})
-    monkeypatch.setattr(digits, "workload", lambda: made)
-    eager.run(job_id)
-
-    assert taken[7] == 1
-    (ignored,) = events(eager, job_id, "job.checkpoint_ignored")
-    assert "fingerprints" in ignored["why"]
+    job_id = eager.submit(training_ids[:80])
+    why = why_not_used(eager, job_id, interrupt, lambda: monkeypatch.setattr(digits, "workload", lambda: made))
+    assert "fingerprints" in why
 
 
 def test_a_checkpoint_without_the_references_that_came_since_is_not_used(

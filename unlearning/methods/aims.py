@@ -47,9 +47,14 @@ class ReferenceAims:
     losses: Tensor
     other_classes: Tensor | None = None
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether they are the class probabilities of a classifier, which what a model answers can be compared with."""
+        return self.objective.logits is not None and self.objective.compared is None
+
     def sharpened(self) -> "ReferenceAims":
-        """Return them with class probabilities as sure as one model's; others as they are [ours]."""
-        if self.predictions is None or self.objective.logits is None:
+        """Return class probabilities q as q^1.1, scaled to sum 1: about as sure as one model's; others as they are [ours]."""
+        if self.predictions is None or not self.of_classes:
             return self
         return replace(self, predictions=_positive(self.predictions.float() ** _SHARPENED, least=1e-6))
 
@@ -195,9 +200,12 @@ class RemainingLosses:
 
     def of_answers(self, found: Answers, batch: Batch) -> Tensor:
         """Compute the loss of each sample, (n,), nats, from a model's answers to a batch. Not for image generators."""
-        logits, predicts = self.task.objective.logits, self.task.objective.predicts
-        if self.original is None or logits is None or predicts is None or found.outputs is None:
+        if self.original is None:
             return found.losses
+        logits, predicts = self.task.objective.logits, self.task.objective.predicts
+        assert logits is not None
+        assert predicts is not None
+        assert found.outputs is not None
         with torch.no_grad():
             kept = predicts.predictions(logits(self.original, batch.inputs).float())
             if self.gone is not None:  # what remains of such a class stays of it
@@ -224,6 +232,8 @@ def remaining_losses(task: Task, aims: ReferenceAims | None) -> RemainingLosses:
     as most of the noise cannot be known, so the gradient of a batch is mostly chance; that of the distance is 0 until the model
     moves, but for rounding and batch norm.
 
+    aims: of the forget samples; None where a method has none, or does not train towards them alone.
+
     Classifiers whose forget samples have aims: ½ of the objective's own loss and ½ T² KL(q^(1/T) ‖ p_θ^(1/T)) with T = 3 and q what
     the original answers, without the classes that are fully forgotten; samples of such a class keep it. The second term keeps the
     model as sure as it was. Without aims it would teach the forget set again, as the answers to similar samples tell of it.
@@ -233,7 +243,7 @@ def remaining_losses(task: Task, aims: ReferenceAims | None) -> RemainingLosses:
     objective = task.objective
     if objective.generation is not None:
         return RemainingLosses(task=task, original=frozen_copy(task.model))
-    if aims is None or objective.logits is None or objective.compared is not None:
+    if aims is None or not aims.of_classes:
         return RemainingLosses(task=task)
     gone = fully_forgotten_classes(task.forget, task.remain, classes=objective.classes)
     return RemainingLosses(task=task, original=frozen_copy(task.model), gone=gone)
@@ -276,10 +286,8 @@ def matching_loss(
         else:
             asked = aims.asked(index, others=remain.size)
             found = answers(objective, forward, joined_batch(forget, remain), asked)
-            of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
-            kept = remaining.of_answers(
-                Answers(found.losses[k:], None if found.outputs is None else found.outputs[k:], remain.targets), remain
-            )
+            of_forget, of_remain = found.take(slice(k)), found.take(slice(k, None))
+            kept = remaining.of_answers(of_remain, remain)
         as_others = (
             0.0 if aims.other_classes is None else aims.as_other_classes(objective, forward, forget, index).mean()
         )

@@ -56,9 +56,13 @@ def matching(spec: Matching, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     remaining = remaining_losses(task, aims)
     optimiser = optimiser_towards_aims(task.model, task.objective, rate=spec.learning_rate)
-    classifies = remaining.original is not None and task.objective.generation is None
-    held = _HELD if classifies else 0.5
-    together = max(spec.batch_size * 9 // 4, spec.batch_size + MIN_NORMALISED_BATCH)
+    held = _HELD if aims.of_classes else 0.5
+
+    def remaining_size(forgotten: int) -> int:
+        """Return how many remaining samples a step with so many forget samples has."""
+        if not aims.of_classes:
+            return spec.batch_size
+        return max(spec.batch_size * 9 // 4, spec.batch_size + MIN_NORMALISED_BATCH) - forgotten
 
     def step(index: Tensor, remain: Batch, *, left: int) -> Tensor:
         anneal(optimiser, share_left=left / spec.steps, held=held)
@@ -73,7 +77,7 @@ def matching(spec: Matching, task: Task) -> Steps:
         batches = dealt(lambda: torch.randperm(len(task.forget), generator=generator).tolist(), spec.batch_size)
         for number, places in zip(range(spec.steps), batches, strict=False):
             index = torch.tensor(places)
-            remain = task.remain.draw(together - len(index) if classifies else spec.batch_size, generator)
+            remain = task.remain.draw(remaining_size(len(index)), generator)
             yield partial(step, index, remain, left=spec.steps - number)
 
     return (yield from run_schedule(task, optimiser, steps(), total=spec.steps))

@@ -21,7 +21,7 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
-from unlearning.training.optimisation import batch_statistics
+from unlearning.training.optimisation import Muon, batch_statistics
 from unlearning.training.references import prepare_references
 
 
@@ -212,18 +212,41 @@ def test_aims_are_as_sure_as_one_model(references: References) -> None:
     assert float(found.amax(-1).mean()) > float(whole.amax(-1).mean())
 
 
-@pytest.mark.parametrize("logits", [True, False])
-def test_without_aims_or_class_logits_remaining_samples_keep_their_own_loss(
-    references: References, logits: bool
+@pytest.mark.parametrize("without", ["aims", "logits", "plain outputs"])
+def test_where_answers_cannot_be_compared_remaining_samples_keep_their_own_loss(
+    references: References, without: str
 ) -> None:
     made = given(references)
-    aims = reference_aims(made)
-    if not logits:
+    if without == "logits":
         made.objective = replace(OBJECTIVE, logits=None, classes=None)
-    remaining, batch = remaining_losses(made, None if logits else aims), made.remain.batch
+    elif without == "plain outputs":
+        made.objective = replace(OBJECTIVE, compared=lambda forward, inputs, aims: forward(inputs))
+    aims, batch = None if without == "aims" else reference_aims(made), made.remain.batch
+    remaining = remaining_losses(made, aims)
 
     assert remaining.original is None
     torch.testing.assert_close(remaining(made.model, batch), made.objective.losses(made.model, batch))
+
+
+@pytest.mark.parametrize(("classifier", "held"), [(True, 0.7), (False, 0.5)])
+def test_the_rate_of_a_classifiers_run_falls_later(
+    references: References, monkeypatch: pytest.MonkeyPatch, classifier: bool, held: float
+) -> None:
+    made = given(references)
+    if not classifier:
+        made.objective = replace(OBJECTIVE, logits=None, classes=None)
+    rates: list[float] = []
+    step = Muon.step
+
+    def watched(optimiser: Muon) -> None:
+        rates.extend(group["lr"] for group in optimiser.param_groups)
+        step(optimiser)
+
+    monkeypatch.setattr(Muon, "step", watched)
+    run_to_completion(unlearn(Matching(steps=40, passes=0.0, learning_rate=0.02), made))
+
+    assert sum(rate == pytest.approx(0.02) for rate in rates) == held * 40 + 1
+    assert rates[-1] == pytest.approx(0.02 / (40 * (1 - held)))
 
 
 def test_without_references_it_is_refused_before_the_first_step() -> None:

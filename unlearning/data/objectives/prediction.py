@@ -30,8 +30,8 @@ class Answers(NamedTuple):
     outputs: Tensor | None
     targets: Tensor
 
-    def take(self, chosen: Tensor) -> "Answers":
-        """Return the answers to the samples that `chosen`, (n,) bool or (k,) int64, names."""
+    def take(self, chosen: Tensor | slice) -> "Answers":
+        """Return the answers to the samples that `chosen`, (n,) bool, (k,) int64 or a slice, names."""
         return Answers(
             self.losses[chosen], None if self.outputs is None else self.outputs[chosen], self.targets[chosen]
         )
